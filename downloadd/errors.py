@@ -1,0 +1,273 @@
+"""Every exception of downloadd, and what each says about trying again.
+
+    DownloaddError
+    ├── ConfigError              a setting is wrong; the process does not start
+    ├── RequestError             the caller's request cannot be served as it is
+    │   ├── ValidationError      a rule of the request body is broken
+    │   ├── UnsupportedOption    a documented option that is not built
+    │   ├── JobNotFound          no such job, or somebody else's
+    │   ├── JobConflict          the job's state does not allow it
+    │   │   └── IllegalTransition
+    │   ├── JobExpired           the archive was there and is gone
+    │   ├── IdempotencyConflict  the key was used with another body
+    │   ├── LinkInvalid          a signed link is forged or past its time
+    │   └── QueueFull            (transient)
+    ├── FileError                one file cannot be had; others may
+    │   ├── SourceError
+    │   │   ├── AddressBlocked       the address may not be dialled
+    │   │   ├── SourceUnreachable    (transient) DNS, connect, reset
+    │   │   ├── SourceStalled        (transient) no byte for too long
+    │   │   ├── SourceTruncated      (transient) the body ended early
+    │   │   ├── SourceUnavailable    (transient) 408, 425, 429, 5xx
+    │   │   ├── SourceRefused        any other 4xx
+    │   │   ├── SourceProtocolError  an answer that is not proper HTTP
+    │   │   ├── SourceChanged        (transient) another file on resumption
+    │   │   └── TooManyRedirects
+    │   └── VerificationError
+    │       ├── ChecksumMismatch     (transient) bytes differ from a checksum
+    │       ├── SizeMismatch         bytes differ from a given size
+    │       ├── FileTooLarge
+    │       └── FormatMismatch
+    ├── JobError                 the whole job cannot go on
+    │   ├── FileFailed           a file failed for good under onError "fail"
+    │   ├── AllFilesFailed       nothing is left to pack
+    │   ├── JobTooLarge
+    │   ├── JobTimeout
+    │   ├── LayoutChanged        a file fetched again is not what was packed
+    │   ├── JobCancelled         its caller ended it
+    │   └── LeaseLost            another process has taken the job over
+    ├── StorageError             object storage
+    │   ├── StorageUnavailable   (transient)
+    │   ├── StorageRefused       credentials, permissions, bad request
+    │   ├── ObjectMissing
+    │   ├── UploadMissing        the multipart upload is gone
+    │   └── StorageCorrupt       stored bytes are not those sent
+    ├── StateError               Redis
+    │   ├── StateUnavailable     (transient)
+    │   └── StateLocked          another process uses this data_dir
+    └── SpoolError               the temporary disk: full, unwritable, gone
+
+``code`` is part of the API: it is never renamed. Messages are sentences that
+say what failed and what to do; they hold no credential and no signature.
+HTTP statuses are the business of ``web/errors.py`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class DownloaddError(Exception):
+    """Base of everything that downloadd raises on purpose."""
+
+    #: Stable, machine-readable name.
+    code: str = "internal_error"
+    #: Whether the same call may succeed later without anybody changing anything.
+    transient: bool = False
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        #: Seconds that the other side asked us to wait, where it said so.
+        self.retry_after = retry_after
+
+
+class ConfigError(DownloaddError):
+    code = "config_error"
+
+
+class RequestError(DownloaddError):
+    code = "bad_request"
+
+
+class ValidationError(RequestError):
+    """One or more rules of a request are broken; ``details`` names each field."""
+
+    code = "validation_error"
+
+    def __init__(self, message: str, details: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(message)
+        self.details = {key: list(value) for key, value in (details or {}).items()}
+
+
+class UnsupportedOption(ValidationError):
+    code = "unsupported_option"
+
+
+class JobNotFound(RequestError):
+    code = "job_not_found"
+
+
+class JobConflict(RequestError):
+    code = "job_state_conflict"
+
+
+class IllegalTransition(JobConflict):
+    code = "illegal_transition"
+
+
+class JobExpired(RequestError):
+    code = "job_expired"
+
+
+class IdempotencyConflict(RequestError):
+    code = "idempotency_conflict"
+
+
+class LinkInvalid(RequestError):
+    code = "link_invalid"
+
+
+class QueueFull(RequestError):
+    code = "queue_full"
+    transient = True
+
+
+class FileError(DownloaddError):
+    code = "file_error"
+
+
+class SourceError(FileError):
+    code = "source_error"
+
+
+class AddressBlocked(SourceError):
+    code = "address_blocked"
+
+
+class SourceUnreachable(SourceError):
+    code = "source_unreachable"
+    transient = True
+
+
+class SourceStalled(SourceError):
+    code = "source_stalled"
+    transient = True
+
+
+class SourceTruncated(SourceError):
+    code = "source_truncated"
+    transient = True
+
+
+class SourceUnavailable(SourceError):
+    code = "source_unavailable"
+    transient = True
+
+
+class SourceRefused(SourceError):
+    code = "source_refused"
+
+
+class SourceProtocolError(SourceError):
+    code = "source_protocol_error"
+
+
+class SourceChanged(SourceError):
+    code = "source_changed"
+    transient = True
+
+
+class TooManyRedirects(SourceError):
+    code = "too_many_redirects"
+
+
+class VerificationError(FileError):
+    code = "verification_failed"
+
+
+class ChecksumMismatch(VerificationError):
+    code = "checksum_mismatch"
+    # Bytes damaged on the way are another try's business; a wrong checksum
+    # fails the same way each time and ends with this code.
+    transient = True
+
+
+class SizeMismatch(VerificationError):
+    code = "size_mismatch"
+
+
+class FileTooLarge(VerificationError):
+    code = "file_too_large"
+
+
+class FormatMismatch(VerificationError):
+    code = "format_mismatch"
+
+
+class JobError(DownloaddError):
+    code = "job_failed"
+
+
+class FileFailed(JobError):
+    """A file failed for good; ``code`` is that of its own error."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class AllFilesFailed(JobError):
+    code = "all_files_failed"
+
+
+class JobTooLarge(JobError):
+    code = "job_too_large"
+
+
+class JobTimeout(JobError):
+    code = "job_timeout"
+
+
+class LayoutChanged(JobError):
+    code = "source_changed"
+
+
+class JobCancelled(JobError):
+    code = "job_cancelled"
+
+
+class LeaseLost(JobError):
+    code = "lease_lost"
+
+
+class StorageError(DownloaddError):
+    code = "storage_error"
+
+
+class StorageUnavailable(StorageError):
+    code = "storage_unavailable"
+    transient = True
+
+
+class StorageRefused(StorageError):
+    code = "storage_refused"
+
+
+class ObjectMissing(StorageError):
+    code = "object_missing"
+
+
+class UploadMissing(StorageError):
+    code = "upload_missing"
+
+
+class StorageCorrupt(StorageError):
+    code = "storage_corrupt"
+
+
+class StateError(DownloaddError):
+    code = "state_error"
+
+
+class StateUnavailable(StateError):
+    code = "state_unavailable"
+    transient = True
+
+
+class StateLocked(StateError):
+    code = "state_locked"
+
+
+class SpoolError(DownloaddError):
+    code = "disk_error"
