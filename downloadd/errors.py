@@ -24,7 +24,7 @@
     │   │   ├── SourceChanged        (transient) another file on resumption
     │   │   └── TooManyRedirects
     │   └── VerificationError
-    │       ├── ChecksumMismatch     (transient) bytes differ from a checksum
+    │       ├── ChecksumMismatch     bytes differ from a checksum
     │       ├── SizeMismatch         bytes differ from a given size
     │       ├── FileTooLarge
     │       └── FormatMismatch
@@ -45,7 +45,11 @@
     ├── StateError               Redis
     │   ├── StateUnavailable     (transient)
     │   └── StateLocked          another process uses this data_dir
-    └── SpoolError               the temporary disk: full, unwritable, gone
+    ├── SpoolError               the temporary disk: full, unwritable, gone
+    └── CommandError             what a command of the command line cannot do
+        ├── ServerUnreachable    (transient) no answer, or none that is ours
+        ├── ServerRefused        the server's own error, passed on
+        └── DownloadFailed       the archive did not arrive whole
 
 ``code`` is part of the API: it is never renamed. Messages are sentences that
 say what failed and what to do; they hold no credential and no signature.
@@ -132,7 +136,13 @@ class SourceError(FileError):
 
 
 class AddressBlocked(SourceError):
+    """The message tells callers nothing; ``reason`` is for logs alone."""
+
     code = "address_blocked"
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SourceUnreachable(SourceError):
@@ -178,9 +188,6 @@ class VerificationError(FileError):
 
 class ChecksumMismatch(VerificationError):
     code = "checksum_mismatch"
-    # Bytes damaged on the way are another try's business; a wrong checksum
-    # fails the same way each time and ends with this code.
-    transient = True
 
 
 class SizeMismatch(VerificationError):
@@ -271,3 +278,34 @@ class StateLocked(StateError):
 
 class SpoolError(DownloaddError):
     code = "disk_error"
+
+
+class CommandError(DownloaddError):
+    code = "command_failed"
+
+
+class ServerUnreachable(CommandError):
+    code = "server_unreachable"
+    transient = True
+
+
+class ServerRefused(CommandError):
+    """A server answered with an error of its own: the status, and what it broke (SPEC §3)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        details: Mapping[str, Sequence[str]] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.status = status
+        self.code = code
+        self.details = {key: list(value) for key, value in (details or {}).items()}
+
+
+class DownloadFailed(CommandError):
+    code = "download_failed"
