@@ -1,0 +1,18 @@
+"""Fetch, verify, pack, upload: one job, over ports, as a generator of steps."""
+
+from downloadd.pipeline.budget import DiskBudget, FetchSlots, MemoryBudget
+from downloadd.pipeline.fetching import FetchPolicy, FetchServices
+from downloadd.pipeline.run import JobRun, RunServices, Step
+from downloadd.pipeline.spool import Spool
+
+__all__ = [
+    "DiskBudget",
+    "FetchPolicy",
+    "FetchServices",
+    "FetchSlots",
+    "JobRun",
+    "MemoryBudget",
+    "RunServices",
+    "Spool",
+    "Step",
+]

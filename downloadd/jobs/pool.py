@@ -1,0 +1,168 @@
+"""Bounded tasks that claim jobs under leases, renew the leases, and drain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from downloadd.errors import StateError
+from downloadd.jobs.worker import Stop, Worker
+from downloadd.model import Job
+from downloadd.pipeline import JobRun
+from downloadd.ports import Claim, Clock, JobStore
+from downloadd.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+#: Seconds after which the queue is looked at although nobody called.
+_POLL = 1.0
+
+
+class Pool:
+    """The workers of this process. An async context manager: leaving it drains.
+
+    It hears of new and of cancelled jobs through ``wake`` and ``cancel``; a
+    message that is lost costs a second, or a lease's renewal.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        clock: Clock,
+        metrics: Metrics,
+        make_run: Callable[[Job, str | None], JobRun],
+        concurrency: int,
+        lease: float,
+        timeout: float,
+    ) -> None:
+        """``lease`` and ``timeout`` (of a job) are in seconds."""
+        self._store = store
+        self._clock = clock
+        self._metrics = metrics
+        self._make_run = make_run
+        self._concurrency = concurrency
+        self._lease = lease
+        self._timeout = timeout
+        self._workers: dict[asyncio.Task[None], Worker] = {}
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._claimer: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._claimer = asyncio.create_task(self._claim_forever(), name="pool-claim")
+        self._renewer = asyncio.create_task(self._renew_forever(), name="pool-renew")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.drain(0)
+
+    @property
+    def active(self) -> int:
+        """Jobs that are being worked on."""
+        return len(self._workers)
+
+    def wake(self) -> None:
+        """Look at the queue now."""
+        self._wake.set()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop working on a job whose caller has cancelled it."""
+        for worker in self._workers.values():
+            if worker.claim.lease.job_id == job_id:
+                worker.stop(Stop.CANCELLED)
+
+    async def drain(self, grace: float) -> None:
+        """Claim nothing more; give running jobs ``grace`` seconds, then release them."""
+        self._draining = True
+        self._wake.set()
+        if self._claimer is not None:
+            await self._claimer
+        if self._workers:
+            log.info("pool.draining", jobs=len(self._workers), grace=grace)
+            await asyncio.wait(set(self._workers), timeout=grace)
+        for worker in self._workers.values():
+            worker.stop(Stop.SHUTDOWN)
+        while self._workers:
+            await asyncio.wait(set(self._workers))
+        if self._renewer is not None:
+            self._renewer.cancel()
+            await asyncio.gather(self._renewer, return_exceptions=True)
+
+    # --- claiming ---
+
+    async def _claim_forever(self) -> None:
+        while not self._draining:
+            self._wake.clear()
+            free = self._concurrency - len(self._workers)
+            if free > 0 and await self._claim(free):
+                continue
+            try:
+                async with asyncio.timeout(_POLL):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # time to look anyhow
+
+    async def _claim(self, limit: int) -> bool:
+        try:
+            claims = await self._store.claim(limit)
+        except StateError as exc:
+            log.warning("pool.state_away", error=exc.message)
+            return False
+        for claim in claims:
+            self._start(claim)
+        return bool(claims)
+
+    def _start(self, claim: Claim) -> None:
+        job = claim.job
+        if job.attempts == 1 and job.started_at is not None:
+            self._metrics.started(max(0.0, job.started_at - job.created_at))
+        worker = Worker(
+            store=self._store,
+            clock=self._clock,
+            metrics=self._metrics,
+            run=self._make_run(job, claim.checkpoint),
+            claim=claim,
+            timeout=self._timeout,
+        )
+        task = asyncio.create_task(worker.work(), name=f"job-{job.id}")
+        self._workers[task] = worker
+        self._count()
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._workers[task]
+        self._count()
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("pool.worker_crashed", exc_info=error)
+
+    def _count(self) -> None:
+        self._metrics.downloads_active.set(len(self._workers))
+        self._metrics.download_active_workers.set(len(self._workers))
+
+    # --- leases ---
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await self._clock.sleep(self._lease / 3)
+            held = {worker.claim.lease: worker for worker in self._workers.values()}
+            if not held:
+                continue
+            try:
+                lost = await self._store.renew(list(held))
+            except StateError as exc:
+                log.warning("pool.leases_not_renewed", error=exc.message)
+                continue
+            for lease in lost:
+                held[lease].stop(Stop.LOST)

@@ -1,0 +1,183 @@
+"""What all jobs of a process share: connections, temporary disk, memory.
+
+Everything here belongs to one event loop and needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+#: Seconds without anything moving after which a waiter may go over the cap.
+_STANDSTILL = 0.1
+
+
+class FetchSlots:
+    """Bounds the requests that are open at once: in all, and to one host."""
+
+    def __init__(self, total: int, per_host: int) -> None:
+        self._total = asyncio.Semaphore(total)
+        self._per_host = per_host
+        self._hosts: dict[str, tuple[asyncio.Semaphore, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, host: str) -> AsyncIterator[None]:
+        """Wait for a place, first with the host, then in all."""
+        semaphore, users = self._hosts.get(host) or (asyncio.Semaphore(self._per_host), 0)
+        self._hosts[host] = (semaphore, users + 1)
+        try:
+            async with semaphore, self._total:
+                yield
+        finally:
+            semaphore, users = self._hosts[host]
+            if users == 1:
+                del self._hosts[host]
+            else:
+                self._hosts[host] = (semaphore, users - 1)
+
+
+class MemoryBudget:
+    """Bytes of small files that may wait in memory instead of on disk."""
+
+    def __init__(self, cap: int) -> None:
+        self._free = cap
+
+    def take(self, size: int) -> bool:
+        """Take ``size`` bytes if they are free."""
+        if size > self._free:
+            return False
+        self._free -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._free += size
+
+
+@dataclass(order=True)
+class _Waiter:
+    #: Those who grow come before those who begin; among them, who began first.
+    rank: tuple[int, int]
+    size: int = field(compare=False)
+    ready: asyncio.Future[None] = field(compare=False)
+
+
+class DiskBudget:
+    """Bounds the temporary files of all jobs together; holds fetching back.
+
+    A file reserves its size before its bytes are written. One whose size is
+    not known reserves a little at a time. When the cap is reached, the next
+    waits until uploaded parts have set files free.
+
+    Waiting must end even where nothing will be set free: a single file above
+    the cap, or files of unknown size that all came to their reservation's end.
+    So when nothing moves (no fetch with its reservation, no upload), the first
+    in line goes over the cap, alone; one that grows comes before one that
+    begins, the oldest first, so that at most one file is over the cap at once.
+
+    Whoever reserves or grows does so inside ``moving()``.
+    """
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._used = 0
+        self._movers = 0
+        self._sequence = 0
+        self._waiters: list[_Waiter] = []
+        self._standstill: asyncio.TimerHandle | None = None
+
+    @property
+    def used(self) -> int:
+        """Bytes reserved now."""
+        return self._used
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Mark work that ends by itself and sets disk free sooner or later."""
+        self._movers += 1
+        try:
+            yield
+        finally:
+            self._movers -= 1
+            self._watch_standstill()
+
+    async def reserve(self, size: int) -> Reservation:
+        """Wait for ``size`` bytes."""
+        self._sequence += 1
+        reservation = Reservation(self, self._sequence)
+        await self._acquire((1, self._sequence), size)
+        reservation.size = size
+        return reservation
+
+    async def _acquire(self, rank: tuple[int, int], size: int) -> None:
+        waiter = _Waiter(rank, size, asyncio.get_running_loop().create_future())
+        heapq.heappush(self._waiters, waiter)
+        self._grant()
+        self._movers -= 1  # whoever waits here does not move
+        self._watch_standstill()
+        try:
+            await waiter.ready
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                heapq.heapify(self._waiters)
+                self._grant()
+            elif waiter.ready.done() and not waiter.ready.cancelled():
+                self._release(size)
+            raise
+        finally:
+            self._movers += 1
+
+    def _release(self, size: int) -> None:
+        self._used -= size
+        self._grant()
+
+    def _grant(self, *, force: bool = False) -> None:
+        while self._waiters and (force or self._used + self._waiters[0].size <= self._cap):
+            waiter = heapq.heappop(self._waiters)
+            if waiter.ready.cancelled():
+                continue
+            force = False
+            self._used += waiter.size
+            waiter.ready.set_result(None)
+
+    def _watch_standstill(self) -> None:
+        if self._movers or not self._waiters or self._standstill is not None:
+            return
+        loop = asyncio.get_running_loop()
+        # A moment's grace: between a file's end and its part's upload, or
+        # between a grant and its use, nothing moves either.
+        self._standstill = loop.call_later(_STANDSTILL, self._break_standstill)
+
+    def _break_standstill(self) -> None:
+        self._standstill = None
+        if not self._movers:
+            self._grant(force=True)
+        self._watch_standstill()
+
+
+class Reservation:
+    """Disk that one file holds."""
+
+    def __init__(self, budget: DiskBudget, sequence: int) -> None:
+        self._budget = budget
+        self._sequence = sequence
+        self.size = 0
+
+    async def grow(self, size: int) -> None:
+        """Wait until the reservation is ``size`` bytes."""
+        if (more := size - self.size) > 0:
+            await self._budget._acquire((0, self._sequence), more)  # noqa: SLF001
+            self.size += more
+
+    def shrink(self, size: int) -> None:
+        """Give back what is above ``size`` bytes."""
+        if (less := self.size - size) > 0:
+            self.size = size
+            self._budget._release(less)  # noqa: SLF001
+
+    def release(self) -> None:
+        """Give everything back; a second time does nothing."""
+        self.shrink(0)

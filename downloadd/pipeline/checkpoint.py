@@ -1,0 +1,60 @@
+"""What a job needs to go on after its worker is gone.
+
+The archive is a layout (ARCHITECTURE "The way of a job"), so this is small:
+the entries in the order in which they lie in it, the multipart upload, and the
+parts that the storage has acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from downloadd.archive import Entry
+from downloadd.model import Record
+from downloadd.ports import Part
+
+#: Raised when the form below changes; a checkpoint of another form is not used.
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint(Record):
+    upload_id: str
+    entries: tuple[Entry, ...]
+    parts: tuple[Part, ...]
+    #: The central directory follows the entries: nothing more will be added.
+    sealed: bool = False
+    #: SHA-256 of the whole archive, once every byte of it is determined and was seen.
+    sha256: str | None = None
+
+    def dump(self) -> str:
+        return json.dumps(
+            {
+                "version": _VERSION,
+                "uploadId": self.upload_id,
+                "entries": [entry.to_json() for entry in self.entries],
+                "parts": [[it.number, it.size, it.etag, it.crc32] for it in self.parts],
+                "sealed": self.sealed,
+                "sha256": self.sha256,
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint | None:
+        """Read what ``dump`` wrote; None for another version's."""
+        data: dict[str, Any] = json.loads(text)
+        if data.get("version") != _VERSION:
+            return None
+        return cls(
+            upload_id=data["uploadId"],
+            entries=tuple(Entry.from_json(entry) for entry in data["entries"]),
+            parts=tuple(
+                Part(number=number, size=size, etag=etag, crc32=crc32)
+                for number, size, etag, crc32 in data["parts"]
+            ),
+            sealed=data["sealed"],
+            sha256=data["sha256"],
+        )

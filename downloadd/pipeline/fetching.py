@@ -1,0 +1,378 @@
+"""One file on its way: requests, retries, resumption, verification, packing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import urlsplit
+
+import structlog
+
+from downloadd.archive import Deflater, Method, compressible
+from downloadd.digest import Digester, verify
+from downloadd.errors import (
+    ChecksumMismatch,
+    DownloaddError,
+    FileTooLarge,
+    FormatMismatch,
+    SizeMismatch,
+    SourceChanged,
+)
+from downloadd.formats import mismatch
+from downloadd.model import FileEntry, Record
+from downloadd.pipeline.budget import FetchSlots, Reservation
+from downloadd.pipeline.spool import (
+    HOP,
+    Absorber,
+    FilePayload,
+    MemoryPayload,
+    Payload,
+    Spool,
+    settled,
+)
+from downloadd.ports import Clock, SourceBody, SourceReader
+from downloadd.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+#: Files up to this size never touch the disk while there is memory for them,
+#: and are hashed where they stand: a hop to a thread would cost more.
+SMALL = 64 << 10
+#: What a file of unknown size reserves on disk at a time.
+_STEP = 16 << 20
+#: A try that brought this much, and from which the next can go on, is no
+#: failed try: a source that drops every connection still gets its file here.
+_HEADWAY = 1 << 20
+#: Seconds; a source that asks for a longer pause has given its last answer.
+_LONGEST_PAUSE = 300.0
+#: What the format check looks at.
+_HEAD = 4 << 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchPolicy(Record):
+    """How a file is fetched (SPEC §4.1, §8 ``fetch``). Seconds and bytes."""
+
+    retries: int
+    backoff: float
+    longest_backoff: float = 30.0
+    max_file_bytes: int
+    format_check: Literal["warn", "reject", "off"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchServices(Record):
+    """What fetching needs from the process."""
+
+    reader: SourceReader
+    clock: Clock
+    spool: Spool
+    slots: FetchSlots
+    policy: FetchPolicy
+    metrics: Metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched(Record):
+    """A file that is here, whole and verified."""
+
+    payload: Payload
+    method: Method
+    crc32: int
+    size: int
+    packed_size: int
+    sha256: str
+    #: From the source, seconds since the epoch.
+    modified: float | None
+    #: File name that the source gave, raw.
+    disposition: str | None
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What the first answer of a file said; a resumption must not contradict it."""
+
+    size: int | None = None
+    validator: str | None = None
+    file_name: str | None = None
+    content_type: str | None = None
+    modified: float | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+class FileFetch:
+    """Fetches one file of a job. ``run`` once; then ``close`` if it failed."""
+
+    def __init__(
+        self,
+        services: FetchServices,
+        job_id: str,
+        entry: FileEntry,
+        *,
+        compress: bool,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """Prepare; ``on_bytes`` hears of each chunk and raises to stop the fetch."""
+        self._services = services
+        self._entry = entry
+        self._compress = compress
+        self._on_bytes = on_bytes
+        self._path = services.spool.path(job_id, entry.index)
+        #: Requests made.
+        self.attempts = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        #: Bytes of the file that are here.
+        self.received = 0
+        self._answer = _Answer()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._absorber: Absorber | None = None
+        self._hop: asyncio.Future[None] | None = None
+        self._reservation: Reservation | None = None
+        self._stitched = False
+
+    @property
+    def size(self) -> int | None:
+        """Size of the whole file, where somebody said it."""
+        given = self._entry.source.size
+        return given if given is not None else self._answer.size
+
+    async def run(self) -> Fetched:
+        """Fetch and verify the file; raises its final ``FileError``."""
+        policy = self._services.policy
+        failures = 0
+        while True:
+            before = self.received
+            try:
+                return await self._attempt()
+            except DownloaddError as exc:
+                # Bytes stitched from several answers may be those of two files.
+                again = exc.transient or (isinstance(exc, ChecksumMismatch) and self._stitched)
+                headway = self._answer.validator and self.received - before >= _HEADWAY
+                failures = 1 if headway else failures + 1
+                if not again or failures > policy.retries:
+                    raise
+                if isinstance(exc, (SourceChanged, ChecksumMismatch)):
+                    await self.close()
+                pause = self._pause(failures, exc)
+                log.info("fetch.retry", code=exc.code, attempt=self.attempts, pause=round(pause, 2))
+                self._services.metrics.retried("fetch")
+            await self._services.clock.sleep(pause)
+
+    def _pause(self, failures: int, exc: DownloaddError) -> float:
+        policy = self._services.policy
+        backoff = min(policy.backoff * 2.0 ** (failures - 1), policy.longest_backoff)
+        if exc.retry_after is not None and exc.retry_after > _LONGEST_PAUSE:
+            raise exc
+        # Full jitter would let a retry follow at once; half keeps a pause.
+        return max(backoff * random.uniform(0.5, 1), exc.retry_after or 0)  # noqa: S311
+
+    async def _attempt(self) -> Fetched:
+        services, source = self._services, self._entry.source
+        async with services.slots.hold(_host(source.url)):
+            self.attempts += 1
+            if self.received and self._answer.validator is None:
+                await self.close()
+            async with services.reader.open(
+                source,
+                offset=self.received,
+                validator=self._answer.validator,
+            ) as body:
+                await self._accept(body)
+                # The disk budget may let a standstill's waiter over the cap;
+                # while bytes come there is none.
+                with services.spool.disk.moving():
+                    await self._receive(body)
+                    return await self._finish()
+
+    async def _accept(self, body: SourceBody) -> None:
+        if body.offset != self.received:
+            await self.close()
+        if body.offset:
+            if body.size != self._answer.size:
+                raise SourceChanged("The file changed while it was being fetched.")
+            self._stitched = True
+        else:
+            self._answer = _Answer(
+                size=body.size,
+                validator=body.validator,
+                file_name=body.file_name,
+                content_type=body.content_type,
+                modified=body.modified,
+                digests=body.digests,
+            )
+        self._check_announced(body.size)
+
+    def _check_announced(self, size: int | None) -> None:
+        given = self._entry.source.size
+        if size is None:
+            return
+        if given is not None and size != given:
+            raise SizeMismatch(f"The source announced {size} bytes where {given} were expected.")
+        self._check_bound(size)
+
+    def _check_bound(self, size: int) -> None:
+        bound = self._services.policy.max_file_bytes
+        if size > bound:
+            raise FileTooLarge(f"The file is larger than the {bound} bytes allowed.")
+
+    async def _receive(self, body: SourceBody) -> None:
+        async for chunk in body.chunks():
+            self.received += len(chunk)
+            self._check_bound(self.received)
+            self._services.metrics.transferred("in", len(chunk))
+            self._on_bytes(len(chunk))
+            self._waiting.append(chunk)
+            self._waiting_bytes += len(chunk)
+            if self._waiting_bytes >= HOP or (self._absorber is None and self.received > SMALL):
+                await self._absorb()
+
+    async def _absorb(self) -> None:
+        """Send what has come to a thread, one hop at a time, while more arrives."""
+        await self._room()
+        await self._landed()
+        if self._absorber is None:
+            self._absorber = self._new_absorber()
+        chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        self._hop = self._services.spool.start(self._absorber.absorb_sync, chunks)
+
+    async def _landed(self) -> None:
+        if self._hop is not None:
+            hop, self._hop = self._hop, None
+            try:
+                await asyncio.shield(hop)
+            except asyncio.CancelledError:
+                await settled(hop)
+                raise
+
+    async def _room(self) -> None:
+        disk = self._services.spool.disk
+        if self._reservation is None:
+            self._reservation = await disk.reserve(self.size or _STEP)
+        elif self.received > self._reservation.size:
+            await self._reservation.grow(self.received + _STEP)
+
+    def _new_absorber(self) -> Absorber:
+        head = self._head()
+        deflate = self._compress and compressible(head)
+        self._check_format(head[:_HEAD])
+        return Absorber(self._path, self._new_digester(), Deflater() if deflate else None)
+
+    def _new_digester(self) -> Digester:
+        return Digester(md5=self._entry.source.md5 is not None or "md5" in self._answer.digests)
+
+    def _head(self) -> bytes:
+        return b"".join(self._waiting)[:SMALL]
+
+    def _check_format(self, head: bytes) -> None:
+        policy = self._services.policy
+        if policy.format_check == "off":
+            return
+        name = self._entry.source.name or self._answer.file_name or self._entry.name or ""
+        complaint = mismatch(name, self._answer.content_type, head)
+        if complaint is None:
+            return
+        if policy.format_check == "reject":
+            raise FormatMismatch(complaint)
+        log.warning("fetch.format", fileId=self._entry.label, complaint=complaint)
+
+    async def _finish(self) -> Fetched:
+        if self._absorber is None:
+            return await self._finish_small()
+        await self._landed()
+        absorber, chunks = self._absorber, self._waiting
+        self._waiting, self._waiting_bytes = [], 0
+        if chunks:
+            await self._services.spool.run(absorber.absorb_sync, chunks)
+        await self._services.spool.run(absorber.finish_sync)
+        self._verify(absorber.digester)
+        reservation, self._reservation, self._absorber = self._reservation, None, None
+        if reservation is None:
+            raise AssertionError("bytes went to disk without a reservation")
+        reservation.shrink(absorber.packed)
+        payload = FilePayload(self._services.spool, self._path, absorber.packed, reservation)
+        method = Method.DEFLATED if absorber.deflated else Method.STORED
+        return self._fetched(payload, method, absorber.digester, absorber.packed)
+
+    async def _finish_small(self) -> Fetched:
+        data = b"".join(self._waiting)
+        self._check_format(data[:_HEAD])
+        digester = self._new_digester()
+        digester.update(data)
+        self._verify(digester)
+        packed, method = self._pack(data)
+        memory = self._services.spool.memory
+        if memory.take(len(packed)):
+            payload: Payload = MemoryPayload(packed, memory)
+        else:
+            payload = await self._spill(packed)
+        return self._fetched(payload, method, digester, len(packed))
+
+    def _pack(self, data: bytes) -> tuple[bytes, Method]:
+        if self._compress and compressible(data):
+            deflater = Deflater()
+            packed = deflater.update(data) + deflater.finish()
+            if len(packed) < len(data):
+                return packed, Method.DEFLATED
+        return data, Method.STORED
+
+    async def _spill(self, packed: bytes) -> Payload:
+        spool = self._services.spool
+        self._reservation = await spool.disk.reserve(len(packed))
+        writer = Absorber(self._path, Digester(), None)
+        self._absorber = writer
+        await spool.run(writer.absorb_sync, [packed])
+        await spool.run(writer.finish_sync)
+        reservation, self._reservation, self._absorber = self._reservation, None, None
+        return FilePayload(spool, self._path, len(packed), reservation)
+
+    def _verify(self, digester: Digester) -> None:
+        verify(
+            digester,
+            self._entry.source,
+            self._answer.digests,
+            announced_size=self._answer.size,
+        )
+
+    def _fetched(
+        self,
+        payload: Payload,
+        method: Method,
+        digester: Digester,
+        packed_size: int,
+    ) -> Fetched:
+        return Fetched(
+            payload=payload,
+            method=method,
+            crc32=digester.crc32,
+            size=digester.size,
+            packed_size=packed_size,
+            sha256=digester.sha256,
+            modified=self._answer.modified,
+            disposition=self._answer.file_name,
+        )
+
+    async def close(self) -> None:
+        """Drop the bytes that are here, and begin from nothing if ``run`` goes on."""
+        hop, absorber, reservation = self._hop, self._absorber, self._reservation
+        lost = self.received
+        if hop is not None:
+            await settled(hop)
+        self._reset()
+        self._on_bytes(-lost)
+        try:
+            if absorber is not None:
+                await self._services.spool.run(absorber.discard_sync)
+        finally:
+            if reservation is not None:
+                reservation.release()
+
+
+def _host(url: str) -> str:
+    """Host and port, for the bound on requests to one host."""
+    return urlsplit(url).netloc.rpartition("@")[2].lower()

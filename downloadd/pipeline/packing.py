@@ -1,0 +1,178 @@
+"""What is in the archive so far: files, their entries in the layout, their payloads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from downloadd.archive import MANIFEST_INDEX, MANIFEST_NAME, Entry, Layout, Method, manifest
+from downloadd.digest import Digester
+from downloadd.errors import AllFilesFailed, FileError, LayoutChanged
+from downloadd.model import FileEntry, FileStatus, Job
+from downloadd.naming import Names
+from downloadd.pipeline.fetching import Fetched
+from downloadd.pipeline.spool import MemoryPayload, Payload
+
+
+class Packing:
+    """The files of one run. No I/O but discarding payloads."""
+
+    def __init__(self, job: Job) -> None:
+        """Begin with nothing packed; files that failed for good in an earlier run stay failed."""
+        self._job = job
+        self.files = {entry.index: _pristine(entry) for entry in job.files}
+        self.layout = Layout()
+        #: Packed bytes that the storage may still need, by the entry's index.
+        self.payloads: dict[int, Payload] = {}
+        self.names = Names([entry.source for entry in job.files], reserved=(MANIFEST_NAME,))
+        #: Entries of an earlier run whose bytes are needed once more.
+        self.again: dict[int, Entry] = {}
+        self.current: str | None = job.current_file
+        self._changed: dict[int, FileEntry] = {}
+
+    def restore(
+        self,
+        files: Sequence[FileEntry],
+        entries: Sequence[Entry],
+        needed: Callable[[tuple[int, int]], bool],
+        *,
+        sealed: bool,
+    ) -> None:
+        """Lay out an earlier run's entries as they were.
+
+        ``needed`` tells of a stretch of the layout whether the storage lacks
+        some of it. Raises ``LayoutChanged`` where a manifest comes out
+        differently than it was packed.
+        """
+        states = {entry.index: entry for entry in files}
+        for entry in entries:
+            self.layout.append(entry)
+            if entry.index == MANIFEST_INDEX:
+                continue
+            self.files[entry.index] = states[entry.index]
+            self.names.restore(entry.index, entry.name)
+            if needed(self.layout.span(entry.index)):
+                self.again[entry.index] = entry
+        if sealed:
+            if entries and entries[-1].index == MANIFEST_INDEX:
+                self._restore_manifest(entries[-1])
+            self.layout.seal()
+
+    def pending(self) -> list[int]:
+        """The files to fetch, those that are laid out already first."""
+        fresh = [i for i, e in self.files.items() if e.status is FileStatus.PENDING]
+        return [*self.again, *fresh]
+
+    def take_changed(self) -> tuple[FileEntry, ...]:
+        """The files settled since the last call."""
+        changed, self._changed = tuple(self._changed.values()), {}
+        return changed
+
+    def spans(self) -> dict[int, tuple[int, int]]:
+        """Where the entries lie whose payloads are here."""
+        return {index: self.layout.span(index) for index in self.payloads}
+
+    def add(self, index: int, fetched: Fetched, *, attempts: int, now: float) -> None:
+        """Append a fetched file. ``LayoutChanged``: it is not what was packed before."""
+        self.payloads[index] = fetched.payload
+        if (packed := self.again.pop(index, None)) is not None:
+            self._compare(packed, fetched)
+            return
+        name = self.names.settle(index, fetched.disposition)
+        modified = fetched.modified
+        self.layout.append(
+            Entry(
+                index=index,
+                name=name,
+                method=fetched.method,
+                crc32=fetched.crc32,
+                size=fetched.size,
+                packed_size=fetched.packed_size,
+                modified=self._job.created_at if modified is None else modified,
+            )
+        )
+        self._settle(
+            index,
+            status=FileStatus.COMPLETED,
+            name=name,
+            size=fetched.size,
+            sha256=fetched.sha256,
+            attempts=attempts,
+            bytes_fetched=fetched.size,
+            fetched_at=now,
+        )
+
+    def _compare(self, packed: Entry, fetched: Fetched) -> None:
+        same = (
+            fetched.sha256 == self.files[packed.index].sha256
+            and fetched.packed_size == packed.packed_size
+            and fetched.method == packed.method
+        )
+        if not same:
+            raise LayoutChanged("A file changed at its source while the job was interrupted.")
+
+    def fail(self, index: int, exc: FileError, *, attempts: int) -> FileEntry:
+        """Note that a file cannot be had; returns it."""
+        if index in self.again:
+            raise LayoutChanged("A file that is needed once more is gone.") from exc
+        return self._settle(
+            index,
+            status=FileStatus.FAILED,
+            attempts=attempts,
+            error=exc.message,
+            error_code=exc.code,
+        )
+
+    def _settle(self, index: int, **changes: object) -> FileEntry:
+        entry = self.files[index].evolve(**changes)
+        self.files[index] = self._changed[index] = entry
+        self.current = entry.label
+        return entry
+
+    def failed(self) -> list[FileEntry]:
+        return [entry for entry in self.files.values() if entry.status is FileStatus.FAILED]
+
+    def seal(self) -> None:
+        """Close the archive: nothing more will be added. ``AllFilesFailed``."""
+        failed = self.failed()
+        if len(failed) == len(self.files):
+            raise AllFilesFailed(f"None of the files could be had. The first: {failed[0].error}")
+        # An archive that lacks files always says which, and why.
+        if self._job.options.manifest or failed:
+            entry, payload = self._manifest()
+            self.layout.append(entry)
+            self.payloads[MANIFEST_INDEX] = payload
+        self.layout.seal()
+
+    def _manifest(self) -> tuple[Entry, Payload]:
+        data = manifest(self._job.evolve(files=tuple(self.files.values())))
+        digester = Digester()
+        digester.update(data)
+        entry = Entry(
+            index=MANIFEST_INDEX,
+            name=MANIFEST_NAME,
+            method=Method.STORED,
+            crc32=digester.crc32,
+            size=len(data),
+            packed_size=len(data),
+            modified=self._job.created_at,
+        )
+        return entry, MemoryPayload(data, None)
+
+    def _restore_manifest(self, packed: Entry) -> None:
+        entry, payload = self._manifest()
+        if entry != packed:
+            raise LayoutChanged("The manifest came out differently.")
+        self.payloads[MANIFEST_INDEX] = payload
+
+    async def discard(self) -> None:
+        """Drop every payload."""
+        while self.payloads:
+            _, payload = self.payloads.popitem()
+            await payload.discard()
+
+
+def _pristine(entry: FileEntry) -> FileEntry:
+    """A file as if it had not been tried; one that failed for good stays so."""
+    if entry.status is FileStatus.FAILED:
+        return entry
+    return FileEntry(index=entry.index, source=entry.source)

@@ -1,0 +1,359 @@
+"""One job from its files' addresses to a link, as a sequence of steps.
+
+The generator is the coordinator: fetches and part uploads are tasks beside it,
+and all of the job's state changes here, between two awaits. What it yields is
+to be written down before it goes on, so a checkpoint always precedes what it
+allows (a part sent, a payload dropped).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import structlog
+
+from downloadd.errors import FileError, FileFailed, JobTooLarge, LayoutChanged, UploadMissing
+from downloadd.model import (
+    Archive,
+    FileEntry,
+    FileStatus,
+    Job,
+    OnError,
+    Record,
+    Stage,
+    progress_percent,
+)
+from downloadd.pipeline.checkpoint import Checkpoint
+from downloadd.pipeline.fetching import Fetched, FetchServices, FileFetch
+from downloadd.pipeline.packing import Packing
+from downloadd.pipeline.uploading import Upload, usable_parts
+from downloadd.ports import ObjectMeta, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two steps that only tell of progress (SPEC §5: four a second).
+_TICK = 0.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step(Record):
+    """Something to write down."""
+
+    job: Job
+    #: Files whose state has become final since the last step.
+    files: tuple[FileEntry, ...] = ()
+    #: Present when it has changed.
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunServices(Record):
+    """What a run needs from the process."""
+
+    fetch: FetchServices
+    objects: ObjectStore
+    #: Fetches of one job at once.
+    per_job: int
+    max_job_bytes: int
+
+
+class JobRun:
+    """Works on one claimed job. ``steps`` once, then ``close``; ``discard`` before if in vain."""
+
+    def __init__(self, services: RunServices, job: Job, checkpoint: str | None) -> None:
+        self._services = services
+        self._clock = services.fetch.clock
+        self._spool = services.fetch.spool
+        self._job = job
+        self._key = f"{job.id}.zip"
+        self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
+        self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._packing = Packing(self._job)
+        self._upload = self._new_upload()
+        self._pending = deque(self._packing.pending())
+        self._bytes = 0
+        self._dirty = False
+        self._failure: FileFailed | None = None
+        self._told = self._clock.monotonic()
+
+    def _new_upload(self) -> Upload:
+        meta = ObjectMeta(
+            file_name=self._file_name,
+            metadata={"job-id": self._job.id, "files": str(self._job.total_files)},
+        )
+        return Upload(
+            self._services.objects,
+            self._spool,
+            self._services.fetch.metrics,
+            key=self._key,
+            meta=meta,
+            layout=self._packing.layout,
+            payloads=self._packing.payloads,
+        )
+
+    @property
+    def _file_name(self) -> str:
+        return self._job.options.file_name or self._key
+
+    # --- the steps ---
+
+    async def steps(self) -> AsyncGenerator[Step, None]:
+        """Work until the archive is stored and signed: the last step's job says where.
+
+        Raises ``FileFailed``, ``AllFilesFailed``, ``JobTooLarge``,
+        ``SpoolError`` and ``StorageError``.
+        """
+        try:
+            if self._checkpoint is not None:
+                await self._resume(self._checkpoint)
+            async with aclosing(self._work()) as steps:
+                async for step in steps:
+                    yield step
+        except LayoutChanged as exc:
+            log.warning("job.start_over", reason=exc.message)
+            await self.discard()
+            await self.close()
+            self._checkpoint = None
+            self._begin()
+            async with aclosing(self._work()) as steps:
+                async for step in steps:
+                    yield step
+
+    async def _work(self) -> AsyncGenerator[Step, None]:
+        while not self._stored:
+            await self._advance()
+            if (step := self._due()) is not None:
+                yield step
+                self._upload.saved()
+                await self._upload.forget(self._packing.spans())
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+        async with aclosing(self._finish()) as steps:
+            async for step in steps:
+                yield step
+
+    async def _finish(self) -> AsyncGenerator[Step, None]:
+        if self._upload.id is None:
+            sha256: str | None = await self._upload.put()
+        else:
+            earlier = self._checkpoint.sha256 if self._checkpoint is not None else None
+            sha256 = self._upload.sha256 or earlier
+            yield self._step(Stage.FINISHING, checkpoint=self._dump(sha256))
+            await self._upload.complete()
+        archive = Archive(
+            key=self._key,
+            size=self._packing.layout.size,
+            sha256=sha256 or await self._read_back(),
+            file_name=self._file_name,
+        )
+        link = await self._services.objects.sign(archive)
+        step = self._step(Stage.FINISHING)
+        yield step.evolve(job=step.job.evolve(archive=archive, link=link))
+
+    async def _read_back(self) -> str:
+        """SHA-256 of an archive of which an earlier run has sent parts."""
+        sha256 = hashlib.sha256()
+        async for chunk in self._services.objects.read(self._key):
+            await self._spool.run(sha256.update, chunk)
+        return sha256.hexdigest()
+
+    @property
+    def _stored(self) -> bool:
+        """Whether nothing but finishing is left."""
+        if not self._packing.layout.sealed or self._packing.again:
+            return False
+        return self._upload.done if self._upload.id else not self._upload.wanted
+
+    async def _advance(self) -> None:
+        await self._collect_fetches()
+        if self._failure is not None:
+            return
+        self._start_fetches()
+        packing, upload = self._packing, self._upload
+        if not self._pending and not self._fetches and not packing.layout.sealed:
+            packing.seal()
+        if upload.wanted:
+            await upload.begin()
+            self._dirty = True
+            return  # no part is sent before its upload's id is written down
+        if upload.id is not None:
+            self._dirty |= upload.collect()
+            upload.cut()
+
+    async def _wait(self) -> None:
+        tasks: set[asyncio.Task[object]] = {*self._fetches, *self._upload.tasks}
+        if tasks and not self._upload.wanted:
+            await asyncio.wait(tasks, timeout=_TICK, return_when=asyncio.FIRST_COMPLETED)
+
+    # --- files ---
+
+    def _start_fetches(self) -> None:
+        while self._pending and len(self._fetches) < self._services.per_job:
+            index = self._pending.popleft()
+            fetch = FileFetch(
+                self._services.fetch,
+                self._job.id,
+                self._packing.files[index].evolve(name=self._packing.names.planned(index)),
+                compress=self._job.options.compress,
+                on_bytes=self._count,
+            )
+            self._fetches[asyncio.create_task(fetch.run(), name=f"fetch-{index}")] = (index, fetch)
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        bound = self._services.max_job_bytes
+        if self._bytes > bound:
+            raise JobTooLarge(f"The files together are larger than the {bound} bytes allowed.")
+
+    async def _collect_fetches(self) -> None:
+        for task in [task for task in self._fetches if task.done()]:
+            index, fetch = self._fetches[task]
+            try:
+                fetched = task.result()
+            except FileError as exc:
+                await fetch.close()
+                del self._fetches[task]
+                self._fail(index, fetch.attempts, exc)
+            else:
+                del self._fetches[task]
+                now = self._clock.now()
+                self._packing.add(index, fetched, attempts=fetch.attempts, now=now)
+
+    def _fail(self, index: int, attempts: int, exc: FileError) -> None:
+        entry = self._packing.fail(index, exc, attempts=attempts)
+        self._services.fetch.metrics.file_failed(exc.code)
+        log.warning("file.failed", fileId=entry.label, code=exc.code, error=exc.message)
+        if self._job.options.on_error is OnError.FAIL and self._failure is None:
+            self._failure = FileFailed(f"File {entry.label}: {exc.message}", code=exc.code)
+            self._dirty = True
+
+    # --- going on after an interruption ---
+
+    async def _resume(self, checkpoint: Checkpoint) -> None:
+        """Take up an earlier run's work where the storage still has it."""
+        objects = self._services.objects
+        try:
+            listed = await objects.list_parts(self._key, checkpoint.upload_id)
+        except UploadMissing:
+            if not await self._resume_completed(checkpoint):
+                self._checkpoint = None
+            return
+        parts, kept = usable_parts(checkpoint, listed)
+        self._upload.restore(checkpoint.upload_id, parts)
+        entries = checkpoint.entries[:kept]
+        sealed = checkpoint.sealed and kept == len(checkpoint.entries)
+        self._packing.restore(self._job.files, entries, self._upload.needed, sealed=sealed)
+        self._pending = deque(self._packing.pending())
+        self._bytes = sum(entry.size for entry in entries if entry.index not in self._packing.again)
+        log.info("job.resumed", parts=len(parts), entries=kept, again=len(self._packing.again))
+
+    async def _resume_completed(self, checkpoint: Checkpoint) -> bool:
+        """Whether the upload is gone because it was completed before the interruption."""
+        stored = await self._services.objects.head(self._key) if checkpoint.sealed else None
+        if stored is None:
+            return False
+        packing = Packing(self._job)
+        packing.restore(self._job.files, checkpoint.entries, lambda _: False, sealed=True)
+        if stored.size != packing.layout.size:
+            return False
+        await packing.discard()
+        self._packing = packing
+        self._upload = self._new_upload()
+        self._upload.restore(checkpoint.upload_id, checkpoint.parts)
+        self._pending.clear()
+        return True
+
+    # --- telling ---
+
+    def _due(self) -> Step | None:
+        if self._dirty:
+            return self._step(self._stage(), checkpoint=self._dump())
+        if self._clock.monotonic() - self._told >= _TICK:
+            return self._step(self._stage())
+        return None
+
+    def _stage(self) -> Stage:
+        if self._pending or self._fetches:
+            return Stage.FETCHING
+        return Stage.UPLOADING if self._upload.tasks else Stage.ARCHIVING
+
+    def _dump(self, sha256: str | None = None) -> str | None:
+        if self._upload.id is None:
+            return None
+        return Checkpoint(
+            upload_id=self._upload.id,
+            entries=tuple(self._packing.layout.entries),
+            parts=tuple(self._upload.parts.values()),
+            sealed=self._packing.layout.sealed,
+            sha256=sha256,
+        ).dump()
+
+    def _step(self, stage: Stage, *, checkpoint: str | None = None) -> Step:
+        self._dirty = False
+        self._told = self._clock.monotonic()
+        self._job = self._snapshot(stage)
+        return Step(job=self._job, files=self._packing.take_changed(), checkpoint=checkpoint)
+
+    def _snapshot(self, stage: Stage) -> Job:
+        files, fractions = dict(self._packing.files), []
+        for index, fetch in self._fetches.values():
+            if index in self._packing.again:
+                continue
+            size = fetch.size
+            files[index] = files[index].evolve(
+                status=FileStatus.FETCHING,
+                size=size,
+                attempts=fetch.attempts,
+                bytes_fetched=fetch.received,
+            )
+            if size:
+                fractions.append(fetch.received / size)
+        entries = tuple(files.values())
+        completed = sum(entry.status is FileStatus.COMPLETED for entry in entries)
+        failed = sum(entry.status is FileStatus.FAILED for entry in entries)
+        sizes = [entry.size for entry in entries if entry.status is not FileStatus.FAILED]
+        progress = progress_percent(len(entries), completed + failed, fractions)
+        return self._job.evolve(
+            files=entries,
+            stage=stage,
+            progress=max(self._job.progress, progress),
+            files_completed=completed,
+            files_failed=failed,
+            partial=failed > 0,
+            current_file=self._packing.current,
+            bytes_fetched=self._bytes,
+            bytes_total=None if None in sizes else sum(size for size in sizes if size),
+            updated_at=self._clock.now(),
+        )
+
+    # --- the end ---
+
+    async def discard(self) -> None:
+        """Remove what the storage has of this archive, finished or not."""
+        await self._stop()
+        await self._upload.discard()
+
+    async def close(self) -> None:
+        """Stop whatever is under way and remove every temporary file."""
+        await self._stop()
+        await self._packing.discard()
+        await self._spool.clear(self._job.id)
+
+    async def _stop(self) -> None:
+        fetches, self._fetches = self._fetches, {}
+        for task in fetches:
+            task.cancel()
+        await asyncio.gather(*fetches, self._upload.stop(), return_exceptions=True)
+        for task, (_, fetch) in fetches.items():
+            if not task.cancelled() and task.exception() is None:
+                await task.result().payload.discard()
+            await fetch.close()

@@ -1,0 +1,220 @@
+"""Payloads: the packed bytes of files between their source and the storage.
+
+Small ones wait in memory while there is room, others in one temporary file
+each. Functions that end in ``_sync`` block and belong in a worker thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from downloadd.archive import Deflater
+from downloadd.digest import Digester
+from downloadd.errors import SpoolError
+from downloadd.pipeline.budget import DiskBudget, MemoryBudget, Reservation
+
+Args = TypeVarTuple("Args")
+R = TypeVar("R")
+
+#: Bytes that one hop to a worker thread carries; SHA-256 in two threads wins
+#: most at this size (PERFORMANCE.md).
+HOP = 1 << 20
+
+
+class Payload:
+    """Packed bytes of one file, from ``base`` on (what lies before is stored elsewhere)."""
+
+    base = 0
+    #: Bytes of the whole payload, ``base`` included.
+    size: int
+
+    def read_sync(self, offset: int, length: int) -> bytes:
+        """Return exactly these bytes. ``SpoolError`` where they are gone."""
+        raise NotImplementedError
+
+    @property
+    def in_memory(self) -> bool:
+        return False
+
+    async def trim(self, offset: int) -> None:
+        """Forget the bytes before ``offset``."""
+
+    async def discard(self) -> None:
+        """Forget all bytes and give back their room; a second time does nothing."""
+        raise NotImplementedError
+
+
+class MemoryPayload(Payload):
+    def __init__(self, data: bytes, memory: MemoryBudget | None) -> None:
+        """Hold ``data``, whose size was taken from ``memory`` (None: not counted)."""
+        self.size = len(data)
+        self._data = data
+        self._memory = memory
+
+    @property
+    def in_memory(self) -> bool:
+        return True
+
+    def read_sync(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+    async def discard(self) -> None:
+        if self._memory is not None:
+            self._memory.give_back(len(self._data))
+        self._memory, self._data = None, b""
+
+
+class FilePayload(Payload):
+    def __init__(self, spool: Spool, path: Path, size: int, reservation: Reservation) -> None:
+        self._spool = spool
+        self._path = path
+        self.size = size
+        self._reservation = reservation
+
+    def read_sync(self, offset: int, length: int) -> bytes:
+        with disk_errors(), self._path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, offset - self.base)
+        if len(data) != length:
+            raise SpoolError(f"The temporary file {self._path.name} has been cut short.")
+        return data
+
+    async def trim(self, offset: int) -> None:
+        """Keep only the bytes from ``offset`` on, in a small file of their own.
+
+        An entry's tail waits for the next part; its file may be gigabytes.
+        """
+        if offset <= self.base:
+            return
+        await self._spool.run(self._trim_sync, offset)
+        self._reservation.shrink(self.size - offset)
+
+    def _trim_sync(self, offset: int) -> None:
+        tail = self.read_sync(offset, self.size - offset)
+        path = self._path.with_name(f"{self._path.name}.tail")
+        with disk_errors():
+            path.write_bytes(tail)
+            path.replace(self._path)
+        self.base = offset
+
+    async def discard(self) -> None:
+        await self._spool.run(self._path.unlink, True)
+        self._reservation.release()
+
+
+class Absorber:
+    """Takes a file's bytes in worker threads: hashes, packs and writes them.
+
+    One call at a time; ``close_sync`` after the last.
+    """
+
+    def __init__(self, path: Path, digester: Digester, deflater: Deflater | None) -> None:
+        self.digester = digester
+        self.packed = 0
+        self._path = path
+        self._deflater = deflater
+        self._file: int | None = None
+
+    @property
+    def deflated(self) -> bool:
+        return self._deflater is not None
+
+    def absorb_sync(self, chunks: Sequence[bytes]) -> None:
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.digester.update(data)
+        self._write(self._deflater.update(data) if self._deflater else data)
+
+    def finish_sync(self) -> None:
+        """Write what the compressor still holds."""
+        if self._deflater:
+            self._write(self._deflater.finish())
+        self.close_sync()
+
+    def close_sync(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def discard_sync(self) -> None:
+        self.close_sync()
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with disk_errors():
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._file = os.open(self._path, flags, 0o600)
+            while view:
+                written = os.write(self._file, view)
+                self.packed += written
+                view = view[written:]
+
+
+class Spool:
+    """The temporary folder with one folder a job, and the threads that work on it."""
+
+    def __init__(
+        self,
+        root: Path,
+        executor: ThreadPoolExecutor,
+        disk: DiskBudget,
+        memory: MemoryBudget,
+    ) -> None:
+        self._root = root
+        self._executor = executor
+        self.disk = disk
+        self.memory = memory
+
+    def path(self, job_id: str, index: int) -> Path:
+        """Where the payload of a job's file lies."""
+        return self._root / job_id / str(index)
+
+    def start(self, call: Callable[[*Args], R], *args: *Args) -> asyncio.Future[R]:
+        """Begin a blocking call in a worker thread."""
+        return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
+
+    async def run(self, call: Callable[[*Args], R], *args: *Args) -> R:
+        """Make a blocking call in a worker thread.
+
+        A cancelled caller waits for the call's end all the same: the thread
+        cannot be stopped, and its files must not be closed under it.
+        """
+        future = self.start(call, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await settled(future)
+            raise
+
+    async def clear(self, job_id: str) -> None:
+        """Remove what is left of a job."""
+        await self.run(shutil.rmtree, self._root / job_id, True)
+
+
+async def settled(future: asyncio.Future[R]) -> None:
+    """Wait until a future is done, whatever its result and however often we are cancelled."""
+    while not future.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({future})
+    if not future.cancelled():
+        future.exception()  # its error, if any, is the awaiting caller's business
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Translate the operating system's words about the temporary disk."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpoolError("The server's temporary disk is full; try again later.") from exc
+        raise SpoolError(f"The server's temporary folder failed: {exc.strerror}.") from exc

@@ -1,0 +1,240 @@
+"""The archive on its way into the storage, while files still arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Mapping, MutableMapping, Sequence
+
+from downloadd.archive import Layout, part_bounds
+from downloadd.pipeline.checkpoint import Checkpoint
+from downloadd.pipeline.parts import ArchiveHash, ArchivePart
+from downloadd.pipeline.spool import Payload, Spool
+from downloadd.ports import ObjectMeta, ObjectStore, Part, Stored
+from downloadd.telemetry.metrics import Metrics
+
+#: Parts of one job that are sent at once (PERFORMANCE.md: 16 MiB x 4).
+_PARALLEL = 4
+
+
+class Upload:
+    """Cuts parts from a layout and stores them; knows which payloads are needed no more.
+
+    A part that is stored counts (for ``covered`` payloads and for resumption)
+    only from ``saved`` on, when the caller has written it into a checkpoint.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        spool: Spool,
+        metrics: Metrics,
+        *,
+        key: str,
+        meta: ObjectMeta,
+        layout: Layout,
+        payloads: MutableMapping[int, Payload],
+    ) -> None:
+        self.id: str | None = None
+        self.parts: dict[int, Part] = {}
+        self._objects = objects
+        self._spool = spool
+        self._metrics = metrics
+        self._key = key
+        self._meta = meta
+        self._layout = layout
+        self._payloads = payloads
+        self._hash: ArchiveHash = ArchiveHash()
+        #: Whether every byte of the archive passes through ``_hash``.
+        self._whole = True
+        #: Where each part ends that has been cut, in order.
+        self._stops: list[int] = []
+        #: Parts cut by an earlier run that are not stored.
+        self._lost: list[int] = []
+        self._saved: frozenset[int] = frozenset()
+        self._tasks: set[asyncio.Task[Part]] = set()
+        self._object: Stored | None = None
+
+    # --- beginning ---
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a first part to send, so that ``begin`` is due."""
+        return self.id is None and self._layout.size > part_bounds(1)[1]
+
+    async def begin(self) -> None:
+        """Begin the multipart upload."""
+        self.id = await self._objects.begin(self._key, self._meta)
+
+    def restore(self, upload_id: str, parts: Sequence[Part]) -> None:
+        """Go on with an earlier run's upload, of which ``parts`` are stored."""
+        self.id = upload_id
+        self.parts = {part.number: part for part in parts}
+        self._whole = not parts
+        self._saved = frozenset(self.parts)
+        last = max(self.parts, default=0)
+        self._stops = [part_bounds(number)[1] for number in range(1, last + 1)]
+        if last:  # the last part of a sealed archive is a short one
+            self._stops[-1] = part_bounds(last)[0] + self.parts[last].size
+        self._lost = [number for number in range(1, last) if number not in self.parts]
+
+    def needed(self, span: tuple[int, int]) -> bool:
+        """Whether bytes of this stretch of the layout are still to be sent."""
+        return not self._covered(*span, frozenset(self.parts))
+
+    # --- sending ---
+
+    @property
+    def tasks(self) -> set[asyncio.Task[Part]]:
+        """Parts on their way; wait on them, then ``collect``."""
+        return self._tasks
+
+    @property
+    def done(self) -> bool:
+        """Whether every byte of the sealed layout is stored."""
+        return (
+            self._layout.sealed
+            and not self._tasks
+            and not self._lost
+            and bool(self._stops)
+            and self._stops[-1] == self._layout.size
+        )
+
+    def cut(self) -> None:
+        """Start sending the parts whose bytes are all determined and here."""
+        for number in list(self._lost):
+            if len(self._tasks) >= _PARALLEL:
+                return
+            if self._send(number):
+                self._lost.remove(number)
+        while len(self._tasks) < _PARALLEL:
+            number = len(self._stops) + 1
+            stop = min(part_bounds(number)[1], self._layout.size)
+            start = self._stops[-1] if self._stops else 0
+            if stop <= start or (stop < part_bounds(number)[1] and not self._layout.sealed):
+                return
+            self._stops.append(stop)
+            if not self._send(number):
+                self._stops.pop()
+                return
+
+    def _send(self, number: int) -> bool:
+        start = self._stops[number - 2] if number > 1 else 0
+        stop = self._stops[number - 1]
+        part = ArchivePart.plan(self._spool, self._layout, self._payloads, number, start, stop)
+        if part is None:
+            return False
+        self._tasks.add(asyncio.create_task(self._store(part), name=f"part-{number}"))
+        return True
+
+    async def _store(self, part: ArchivePart) -> Part:
+        if self.id is None:
+            raise AssertionError("a part was cut before the upload began")
+        with self._spool.disk.moving():
+            await self._hash.add(part, self._spool)
+            stored = await self._objects.upload_part(self._key, self.id, part.number, part)
+        self._metrics.transferred("out", part.size)
+        return stored
+
+    def collect(self) -> bool:
+        """Take in the parts that have been stored; whether there were any. Raises their errors."""
+        done = {task for task in self._tasks if task.done()}
+        self._tasks -= done
+        for task in done:
+            part = task.result()
+            self.parts[part.number] = part
+        return bool(done)
+
+    async def stop(self) -> None:
+        """End what is on its way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    # --- forgetting ---
+
+    def saved(self) -> None:
+        """Note that the stored parts are in a written checkpoint."""
+        self._saved = frozenset(self.parts)
+
+    async def forget(self, spans: Mapping[int, tuple[int, int]]) -> None:
+        """Drop the payloads that saved parts cover; ``spans`` says where each entry lies."""
+        for index, (start, stop) in spans.items():
+            payload = self._payloads[index]
+            if self._covered(start, stop, self._saved):
+                del self._payloads[index]
+                await payload.discard()
+            elif (
+                self._stops
+                and start < (cut := self._stops[-1]) < stop
+                and self._covered(start, cut, self._saved)
+            ):
+                await payload.trim(cut - (stop - payload.size))
+
+    def _covered(self, start: int, stop: int, parts: frozenset[int]) -> bool:
+        if not self._stops or stop > self._stops[-1]:
+            return False
+        first = bisect_right(self._stops, start) + 1
+        last = bisect_right(self._stops, stop - 1) + 1
+        return all(number in parts for number in range(first, last + 1))
+
+    # --- the end ---
+
+    async def put(self) -> str:
+        """Store a small archive in one request; returns its SHA-256."""
+        part = ArchivePart.plan(self._spool, self._layout, self._payloads, 1, 0, self._layout.size)
+        if part is None:
+            raise AssertionError("the archive's payloads are not all here")
+        await self._hash.add(part, self._spool)
+        self._object = await self._objects.put(self._key, part, self._meta)
+        self._metrics.transferred("out", part.size)
+        return self._hash.hexdigest()
+
+    @property
+    def sha256(self) -> str | None:
+        """The archive's SHA-256 when all of it was seen by this run."""
+        return self._hash.hexdigest() if self._whole and self.done else None
+
+    async def complete(self) -> None:
+        """Make the object of its parts."""
+        if self.id is None:
+            raise AssertionError("there is no upload to complete")
+        parts = [self.parts[number] for number in sorted(self.parts)]
+        self._object = await self._objects.complete(self._key, self.id, parts)
+
+    async def discard(self) -> None:
+        """Remove whatever is in the storage of this archive."""
+        if self._object is not None:
+            await self._objects.delete(self._key)
+        elif self.id is not None:
+            await self._objects.abort(self._key, self.id)
+
+
+def usable_parts(checkpoint: Checkpoint, listed: Sequence[Part]) -> tuple[list[Part], int]:
+    """What of an earlier run can be kept: its parts, and how many of its entries.
+
+    A part counts when the checkpoint and the storage agree on it. Entries
+    behind the last such part are dropped; their files are fetched anew.
+    """
+    layout, ends = Layout(), []
+    for entry in checkpoint.entries:
+        layout.append(entry)
+        ends.append(layout.span(entry.index))
+    if checkpoint.sealed:
+        layout.seal()
+    there = set(listed)
+    parts = [
+        part
+        for part in checkpoint.parts
+        if part in there and part.size == _size_of(part.number, layout.size)
+    ]
+    reach = max((part_bounds(part.number)[0] + part.size for part in parts), default=0)
+    if checkpoint.sealed and reach > (ends[-1][1] if ends else 0):
+        return parts, len(ends)
+    return parts, sum(start < reach for start, _ in ends)
+
+
+def _size_of(number: int, total: int) -> int:
+    start, stop = part_bounds(number)
+    return min(stop, total) - start
