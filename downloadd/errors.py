@@ -304,6 +304,7 @@ class ServerRefused(CommandError):
         super().__init__(message, retry_after=retry_after)
         self.status = status
         self.code = code
+        self.transient = status in (408, 425, 429) or status >= 500
         self.details = {key: list(value) for key, value in (details or {}).items()}
 
 

@@ -1,0 +1,1 @@
+"""Outbound HTTP: which addresses may be dialled, and files from other people's URLs."""

@@ -1,0 +1,111 @@
+"""aiohttp connections that dial no address which the guard has not passed.
+
+Two barriers: the resolver refuses a name when one of its answers is bad, and
+the socket factory, which is called with the address about to be dialled,
+refuses again. The second one also sees what no resolver sees: IP literals,
+those in redirects included (``TCPConnector._resolve_host``).
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from contextvars import ContextVar
+
+from aiohttp import ClientRequest, ClientTimeout, TCPConnector
+from aiohttp.abc import ResolveResult
+from aiohttp.connector import AddrInfoType, Connection
+from aiohttp.resolver import ThreadedResolver
+from aiohttp.tracing import Trace
+
+from downloadd.errors import AddressBlocked
+from downloadd.network.guard import AddressGuard, canonical_host
+
+#: Seconds for which an idle connection is kept.
+KEEPALIVE = 15.0
+
+#: The host that the current task is connecting to. Tasks that aiohappyeyeballs
+#: starts for one connection inherit it.
+_dialled_host: ContextVar[str] = ContextVar("dialled_host", default="")
+
+
+class DialRefused(PermissionError):
+    """The guard said no at the last moment; an ``OSError``, as a failed dial is.
+
+    aiohappyeyeballs handles only ``OSError`` and ``RuntimeError`` there.
+    """
+
+    def __init__(self, blocked: AddressBlocked) -> None:
+        super().__init__(errno.EACCES, str(blocked))
+        self.blocked = blocked
+
+
+class GuardedResolver(ThreadedResolver):
+    """The system's resolver; one bad answer among several refuses the name.
+
+    Raises ``AddressBlocked``, ``OSError``.
+    """
+
+    def __init__(self, guard: AddressGuard) -> None:
+        super().__init__()
+        self._guard = guard
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,
+    ) -> list[ResolveResult]:
+        try:
+            name = canonical_host(host)
+            answers = await super().resolve(name, port, family)
+        except ValueError as exc:
+            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from exc
+        if not answers:
+            raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
+        for answer in answers:
+            self._guard.check_address(answer["host"], name, port)
+        return answers
+
+
+class GuardedConnector(TCPConnector):
+    """A connection pool whose every connection has passed the guard.
+
+    Its size is not limited here: who fetches limits how much at once.
+    """
+
+    def __init__(self, guard: AddressGuard) -> None:
+        super().__init__(
+            resolver=GuardedResolver(guard),
+            socket_factory=self._open_socket,
+            ssl=_tls(),
+            limit=0,
+            keepalive_timeout=KEEPALIVE,
+        )
+        self._guard = guard
+
+    async def connect(
+        self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
+    ) -> Connection:
+        """Take a connection from the pool or make one, knowing for which host."""
+        token = _dialled_host.set(req.host)
+        try:
+            return await super().connect(req, traces, timeout)
+        finally:
+            _dialled_host.reset(token)
+
+    def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, address = addr_info
+        try:
+            self._guard.check_address(address[0], _dialled_host.get(), address[1])
+        except AddressBlocked as exc:
+            raise DialRefused(exc) from exc
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def _tls() -> ssl.SSLContext:
+    """Verify certificates; made now, so that SSL_CERT_FILE and SSL_CERT_DIR count."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

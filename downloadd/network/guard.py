@@ -1,0 +1,306 @@
+"""The address guard: what this server may dial on a stranger's word.
+
+``AddressGuard`` is policy alone, without I/O; ``dial.py`` has it asked about
+every address that aiohttp really connects to. SPEC §7 "Outbound requests".
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import quote_from_bytes
+
+from yarl import URL
+
+from downloadd.errors import AddressBlocked, ConfigError
+from downloadd.network.addresses import METADATA, Address, embedded_ipv4, special_use
+
+#: Ports that may be dialled where the configuration names none.
+DEFAULT_PORTS: tuple[str, ...] = ("80", "443", "8000-8999")
+
+#: Longest URL that callers may give, characters.
+MAX_URL_LENGTH = 2048
+
+_MESSAGE = "This address may not be fetched."
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(.*))?\Z")
+# What inet_aton() takes for a number, in any base (WHATWG "ends in a number").
+_NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
+
+
+class _Improper(ValueError):
+    """Something is wrong with a URL that can be said without quoting it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One entry of ``allow`` or ``deny``: a name or a network, at one port or all."""
+
+    name: str | None
+    network: IPv4Network | IPv6Network | None
+    port: int | None
+
+    def covers(self, host: str, address: Address | None, port: int) -> bool:
+        if self.port is not None and self.port != port:
+            return False
+        if self.network is not None:
+            return address is not None and address in self.network
+        return self.name == host
+
+    @property
+    def one_address(self) -> bool:
+        return self.network is not None and self.network.num_addresses == 1
+
+
+class AddressGuard:
+    """Decides which URLs may be asked for and which addresses dialled.
+
+    ``allow`` and ``deny`` take host names, IP addresses and networks in CIDR
+    form; names and addresses also with a port (``host:80``, ``[::1]:80``).
+    An allowed entry opens addresses, and ports where it names none, that are
+    closed by default; a network never opens a cloud's metadata address, which
+    has to be named itself. ``deny`` wins. ``own`` are the addresses this
+    server listens on: they are closed unless allowed with that very port.
+
+    Raises ``ConfigError`` for an entry that cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+        ports: Sequence[str | int | tuple[int, int]] = DEFAULT_PORTS,
+        own: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        self._allow = tuple(_parse_rule("network.allow", entry) for entry in allow)
+        self._deny = tuple(_parse_rule("network.deny", entry) for entry in deny)
+        self._ports = tuple(_parse_ports(entry) for entry in ports)
+        self._own = tuple((_own_address(host), port) for host, port in own)
+        self._networks_allowed = any(rule.network is not None for rule in self._allow)
+
+    def check_url(self, url: str, *, max_length: int = MAX_URL_LENGTH) -> URL:
+        """Return the URL as it may be sent, byte for byte but for its host.
+
+        The host is in canonical form (IDNA, lower case, no trailing dot), the
+        fragment is gone, non-ASCII characters are percent-encoded, userinfo
+        is kept. A name is yet to be resolved: ``check_address`` has the last
+        word. Raises ``AddressBlocked``.
+        """
+        try:
+            parsed = _parse_url(url, max_length)
+        except _Improper as exc:
+            raise AddressBlocked(_MESSAGE, reason=f"not a proper URL: {exc}") from exc
+        except ValueError:
+            # What others say of it may quote the URL's password.
+            raise AddressBlocked(_MESSAGE, reason="not a proper URL") from None
+        # Not ``host``: that one is decoded from IDNA for people to read.
+        host, port = parsed.raw_host, parsed.port
+        if host is None or port is None:
+            raise AddressBlocked(_MESSAGE, reason="the URL names no host")
+        address = _literal(host)
+        if address is not None:
+            self.check_address(address, host, port)
+        else:
+            self._check_name(host, port)
+        return parsed
+
+    def _check_name(self, host: str, port: int) -> None:
+        if _any_covers(self._deny, host, None, port):
+            raise AddressBlocked(_MESSAGE, reason=f"{host} is denied")
+        if self._port_open(port) or _any_covers(self._allow, host, None, port):
+            return
+        # An allowed network may open the port; that is seen when the name is resolved.
+        if not self._networks_allowed:
+            raise AddressBlocked(_MESSAGE, reason=f"port {port} of {host} is closed")
+
+    def check_address(self, address: str | Address, host: str, port: int) -> None:
+        """Raise ``AddressBlocked`` unless ``address``, found for ``host``, may be dialled."""
+        if isinstance(address, str):
+            try:
+                address = ip_address(address)
+            except ValueError as exc:
+                raise AddressBlocked(_MESSAGE, reason=f"{host}: {exc}") from exc
+        objection = self._objection(address, host, port)
+        if objection is not None:
+            raise AddressBlocked(_MESSAGE, reason=f"{host} is {address} port {port}: {objection}")
+
+    def _objection(self, address: Address, host: str, port: int) -> str | None:
+        if _any_covers(self._deny, host, address, port):
+            return "denied"
+        rules = [rule for rule in self._allow if rule.covers(host, address, port)]
+        if self._is_own(address, port) and all(rule.port is None for rule in rules):
+            return "this server itself"
+        if address in METADATA and not any(rule.one_address for rule in rules):
+            return "cloud metadata"
+        hidden = tuple(embedded_ipv4(address))
+        if rules:
+            # An allowed NAT64 prefix, say, opens the way to global addresses only.
+            objections = (self._objection(inner, host, port) for inner in hidden)
+            return next((text for text in objections if text is not None), None)
+        if not self._port_open(port):
+            return "closed port"
+        if hidden:
+            return f"hides {hidden[0]}"
+        return special_use(address)
+
+    def _port_open(self, port: int) -> bool:
+        return any(low <= port <= high for low, high in self._ports)
+
+    def _is_own(self, address: Address, port: int) -> bool:
+        return any(
+            port == own_port and (address == own if own is not None else _is_local(address))
+            for own, own_port in self._own
+        )
+
+
+def canonical_host(host: str) -> str:
+    """Return a host in the one form that is compared and dialled.
+
+    Names are IDNA-encoded (UTS 46), lower case, without trailing dot; IPv6
+    literals are compressed, without brackets. Raises ``ValueError`` for
+    anything else, the decimal, octal, hex and short spellings of IPv4 included.
+    """
+    if ":" in host:
+        return str(_unzoned(host))
+    if not host.isascii():
+        host = URL.build(scheme="http", host=host).raw_host or ""
+    host = host.lower().removesuffix(".")
+    if not _NAME.match(host):
+        raise _Improper("the host is not a name")
+    if _NUMBER_AT_END.search(host):
+        return str(IPv4Address(host))
+    return host
+
+
+def _unzoned(host: str) -> IPv6Address:
+    address = IPv6Address(host)
+    if address.scope_id is not None:
+        raise _Improper("the address has a zone")
+    return address
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _parse_url(url: str, max_length: int) -> URL:
+    if len(url) > max_length:
+        raise _Improper(f"longer than {max_length} characters")
+    if match := _FORBIDDEN.search(url):
+        raise _Improper(f"it contains {match.group()!r}")
+    parsed = URL(url, encoded=True)
+    if parsed.scheme not in ("http", "https"):
+        raise _Improper("the scheme is neither http nor https")
+    if not parsed.raw_host:
+        raise _Improper("it names no host")
+    host = canonical_host(parsed.raw_host)
+    if "[" in parsed.raw_authority and ":" not in host:
+        raise _Improper("the brackets hold no IPv6 address")
+    if host == parsed.raw_host and "#" not in url and url.isascii():
+        return parsed
+    return _rebuilt(parsed, host)
+
+
+def _rebuilt(parsed: URL, host: str) -> URL:
+    userinfo, at, _ = parsed.raw_authority.rpartition("@")
+    port = "" if parsed.explicit_port is None else f":{parsed.explicit_port}"
+    bracketed = f"[{host}]" if ":" in host else host
+    authority = f"{_ascii(userinfo)}{at}{bracketed}{port}"
+    target = _ascii(parsed.raw_path_qs)
+    return URL(f"{parsed.scheme}://{authority}{target}", encoded=True)
+
+
+def _ascii(text: str) -> str:
+    """Percent-encode what is not ASCII, and nothing else (RFC 3987 §3.1).
+
+    Bytes that aiohttp could not decode in a header arrive as surrogates.
+    """
+    return _NON_ASCII.sub(
+        lambda match: quote_from_bytes(match.group().encode("utf-8", "surrogateescape")), text
+    )
+
+
+def _any_covers(rules: Iterable[_Rule], host: str, address: Address | None, port: int) -> bool:
+    return any(rule.covers(host, address, port) for rule in rules)
+
+
+def _parse_rule(setting: str, entry: str) -> _Rule:
+    text = entry.strip()
+    try:
+        if "/" in text:
+            return _Rule(None, ip_network(text, strict=False), None)
+        host, port = _split_port(text)
+        host = canonical_host(host)
+        address = _literal(host)
+    except ValueError as exc:
+        raise ConfigError(
+            f"{setting}: {entry!r} is neither a host, host:port, nor a network: {exc}."
+        ) from exc
+    if address is not None:
+        return _Rule(None, ip_network(address), port)
+    return _Rule(host, None, port)
+
+
+def _split_port(text: str) -> tuple[str, int | None]:
+    if match := _BRACKETED.match(text):
+        host, port = match.groups()
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        return text, None
+    return host, None if port is None else _port_number(port)
+
+
+def _port_number(text: str | int) -> int:
+    port = int(text)
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is not a port")
+    return port
+
+
+def _parse_ports(entry: str | int | tuple[int, int]) -> tuple[int, int]:
+    low: str | int
+    high: str | int
+    if isinstance(entry, tuple):
+        low, high = entry
+    elif isinstance(entry, int):
+        low = high = entry
+    else:
+        low, dash, high = entry.partition("-")
+        high = high if dash else low
+    try:
+        first, last = _port_number(low), _port_number(high)
+    except ValueError as exc:
+        raise ConfigError(f"network.ports: {entry!r} is not a port or a range: {exc}.") from exc
+    if first > last:
+        raise ConfigError(f"network.ports: the range {entry!r} is empty.")
+    return first, last
+
+
+def _own_address(host: str) -> Address | None:
+    """Return a listening address; None where it stands for every local one."""
+    address = _literal(host)
+    return None if address is None or address.is_unspecified else address
+
+
+def _is_local(address: Address) -> bool:
+    """Whether an address is one of this machine's: the kernel would answer from it.
+
+    Connecting a datagram socket only looks the route up; nothing is sent.
+    """
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))
+        except OSError:
+            return False
+        return ip_address(probe.getsockname()[0]) == address
