@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import sys
 from types import ModuleType
 
 import pytest
@@ -20,8 +21,10 @@ def missing(what: str) -> None:
 
 def require_tool(*names: str) -> str:
     """Return the path of the first of these programs that is there."""
+    # Programs installed beside this interpreter count, on the path or not.
+    search = os.pathsep.join((os.path.dirname(sys.executable), os.environ.get("PATH", "")))
     for name in names:
-        if path := shutil.which(name):
+        if path := shutil.which(name, path=search):
             return path
     missing(" or ".join(names))
     raise AssertionError

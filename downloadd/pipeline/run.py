@@ -284,7 +284,7 @@ class JobRun:
     def _stage(self) -> Stage:
         if self._pending or self._fetches:
             return Stage.FETCHING
-        return Stage.UPLOADING if self._upload.tasks else Stage.ARCHIVING
+        return Stage.UPLOADING if self._upload.id is not None else Stage.ARCHIVING
 
     def _dump(self, sha256: str | None = None) -> str | None:
         if self._upload.id is None:

@@ -1,0 +1,81 @@
+# Each target does its own set-up: Python 3.11 or later, make and a package
+# registry are enough. ARGS goes to the program: make serve ARGS="--port 8080"
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
+# Debian keeps nginx where only root looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint bench clean tools
+
+help:
+	@echo "make demo    a server, three files and one verified archive, on this machine alone"
+	@echo "make serve   the server"
+	@echo "make test    every test"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   measurements"
+	@echo "make clean   remove what these made"
+
+demo: $(VENV)/.installed
+	@$(BIN)/downloadd demo $(ARGS)
+
+serve: $(VENV)/.installed
+	@$(BIN)/downloadd serve $(ARGS)
+
+test: $(VENV)/.installed-dev tools
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info bench/out
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.made
+	@echo "installing downloadd into $(VENV)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.made
+	@echo "installing downloadd and what its tests need into $(VENV)"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+# apt PACKAGES: install Debian packages where this user may; fail where not.
+apt = { as=no; \
+	if command -v apt-get >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ]; then as=; elif sudo -n true 2>/dev/null; then as="sudo -n"; fi; \
+	fi; \
+	[ "$$as" != no ] && echo "installing Debian packages:" $(1) && \
+	$$as env DEBIAN_FRONTEND=noninteractive apt-get -qq update && \
+	$$as env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+		install $(1) >/dev/null; }
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "downloadd needs Python 3.11 or later: make PYTHON=/path/to/python3.12 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt,python3-venv) || { \
+		echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv"; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+tools:
+	@missing=; \
+	for pair in nginx:nginx 7z:p7zip-full bsdtar:libarchive-tools zip:zip unzip:unzip curl:curl; do \
+		command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; \
+	done; \
+	[ -z "$$missing" ] || $(call apt,$$missing) || \
+		echo "not installed:$$missing; tests that need them are skipped"

@@ -1,0 +1,146 @@
+"""Logs: one JSON object a line, or coloured text on a terminal (SPEC §10).
+
+Both structlog and the standard library's loggers (aiohttp, asyncio, botocore)
+write through here. Context is bound with ``structlog.contextvars``:
+traceId, spanId, requestId, jobId, fileId, userId.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from downloadd.telemetry.scrub import scrub
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(
+    *,
+    level: str = "info",
+    log_format: str = "auto",
+    service: str = "downloadd",
+    stream: TextIO | None = None,
+) -> None:
+    """Direct all logs to ``stream``, standard error by default.
+
+    ``log_format`` is "json", "console", or "auto": console where the stream
+    is a terminal. Libraries are heard from "warning" up, or from "info" when
+    ``level`` is "debug": below that they log requests with their headers.
+    """
+    output = Output(stream)
+    render = _console() if _wants_console(log_format, output) else _json(service)
+    first: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor] = [structlog.processors.format_exc_info, render, _scrubbed]
+    number = _LEVELS[level]
+    structlog.configure(
+        processors=[*first, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
+        cache_logger_on_first_use=True,
+    )
+    libraries = logging.INFO if number < logging.INFO else max(number, logging.WARNING)
+    _route_standard_library(output, first, last, libraries)
+
+
+class Output:
+    """A stream that never fails: a log that cannot be written must not end a job.
+
+    Without a stream it is whatever ``sys.stderr`` is at the time.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+
+    @property
+    def stream(self) -> TextIO | None:
+        return self._stream if self._stream is not None else sys.stderr
+
+    def write(self, text: str) -> None:
+        # A full disk or a reader that has gone (OSError), a closed file (ValueError),
+        # no standard error at all (None): there is nobody left to tell.
+        if (stream := self.stream) is not None:
+            try:
+                stream.write(text)
+            except (OSError, ValueError):
+                return
+
+    def flush(self) -> None:
+        if (stream := self.stream) is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                return
+
+    def isatty(self) -> bool:
+        try:
+            return self.stream is not None and self.stream.isatty()
+        except ValueError:  # closed
+            return False
+
+
+def _wants_console(log_format: str, output: Output) -> bool:
+    return log_format == "console" or (log_format == "auto" and output.isatty())
+
+
+def _json(service: str) -> Processor:
+    """Render the fields that every line has first, in the same order."""
+
+    def render(_: WrappedLogger, __: str, event: EventDict) -> str:
+        head = {
+            "timestamp": event.pop("timestamp"),
+            "level": event.pop("level"),
+            "service": service,
+            "message": event.pop("event"),
+        }
+        # A field of the same name must not displace one of these.
+        line = {**head, **event, **head}
+        return json.dumps(line, default=str, skipkeys=True, ensure_ascii=False)
+
+    return render
+
+
+def _console() -> Processor:
+    # The default formatter would print every frame's local variables.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
+def _scrubbed(_: WrappedLogger, __: str, text: Any) -> str:
+    return scrub(text)
+
+
+def _route_standard_library(
+    output: Output,
+    first: list[Processor],
+    last: list[Processor],
+    level: int,
+) -> None:
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*first, _logger_name],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+    )
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(True)
+
+
+def _logger_name(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["logger"] = event["_record"].name
+    return event

@@ -1,0 +1,27 @@
+"""What every test stands on: nothing of the machine's own settings or home."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from downloadd.config.sources import WELL_KNOWN
+
+_PREFIXES = ("DOWNLOADD_", "AWS_", "OTEL_", "XDG_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No setting, account or home folder of whoever runs the tests reaches them."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_PREFIXES) or name.removesuffix("_FILE") in WELL_KNOWN:
+                patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        # botocore would ask the cloud's metadata address who we are.
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield home

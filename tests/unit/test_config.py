@@ -1,0 +1,526 @@
+"""Settings: what is read, what wins, what is refused and in which words."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from downloadd import config
+from downloadd.cli import main
+from downloadd.cli.check_config import lines, toml
+from downloadd.config import loading
+from downloadd.config.fields import MASK
+from downloadd.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+GIB = 1 << 30
+
+
+def load(
+    text: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    folder: Path | None = None,
+) -> config.Settings:
+    """Load settings from the text of a file, variables, and flags."""
+    return trace(text, environ, overrides, folder=folder).settings
+
+
+def trace(
+    text: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    folder: Path | None = None,
+) -> config.Loaded:
+    path = None
+    if text is not None:
+        assert folder is not None
+        path = folder / "config.toml"
+        path.write_text(text, encoding="utf-8")
+    return config.trace(path, {"HOME": "/home/ada", **(environ or {})}, overrides or {})
+
+
+def refused(*args: Any, **kwargs: Any) -> str:
+    """The one line with which settings are refused."""
+    with pytest.raises(ConfigError) as caught:
+        load(*args, **kwargs)
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+@pytest.fixture
+def everything_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every setting were served, so that its reading can be tried."""
+    monkeypatch.setattr(loading, "NOT_BUILT", {})
+
+
+class TestDefaults:
+    def test_config_toml_holds_every_setting_once(self) -> None:
+        """The file shows each setting with its section, and nothing that is no setting."""
+        text = (ROOT / "config.toml").read_text(encoding="utf-8")
+        shown = [
+            f"{section}.{key}" for section, table in tomllib.loads(text).items() for key in table
+        ]
+        assert shown == list(config.SETTINGS)
+
+    def test_config_toml_is_the_defaults(self) -> None:
+        """Starting with the shipped file is starting with none."""
+        environ = {"HOME": "/home/ada"}
+        assert config.load(ROOT / "config.toml", environ, {}) == config.load(None, environ, {})
+
+    def test_config_toml_marks_what_is_not_built(self) -> None:
+        """What the start refuses is marked in the file, at the setting or its section."""
+        text = (ROOT / "config.toml").read_text(encoding="utf-8")
+        parts = re.split(r"^((?:#.*\n)*)\[(\w+)\]$", text, flags=re.MULTILINE)
+        for heading, section, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+            waiting = [name for name in config.SETTINGS if name.startswith(f"{section}.")]
+            if any(map(config.not_built, waiting)):
+                assert "ot in force yet" in heading + body, section
+
+    def test_numbers_of_the_contract(self) -> None:
+        """The bold numbers of SPEC §4 to §9 are the defaults."""
+        settings = load()
+        assert settings.fetch == config.Fetch(
+            per_job=8,
+            total=32,
+            per_host=6,
+            retries=3,
+            backoff=1,
+            connect_timeout=10,
+            stall_timeout=30,
+            max_redirects=5,
+            source_url_template="",
+            format_check="warn",
+        )
+        assert settings.jobs == config.Jobs(
+            concurrency=8,
+            queue_limit=10_000,
+            timeout=3600,
+            max_files=1000,
+            max_file_bytes=20 * GIB,
+            max_job_bytes=100 * GIB,
+            max_disk_bytes=10 * GIB,
+            lease=30,
+            dedupe_window=3600,
+            retry_window=3600,
+            completed_ttl=86_400,
+            failed_ttl=604_800,
+        )
+        assert (settings.server.host, settings.server.port) == ("127.0.0.1", 3000)
+        assert settings.server.request_timeout == 30
+        assert settings.network.ports == ((80, 80), (443, 443), (8000, 8999))
+        assert (settings.storage.presign_ttl, settings.storage.archive_ttl) == (3600, 86_400)
+        assert settings.storage.create_bucket
+        assert settings.state.prefix == "{downloadd}:"
+
+    @pytest.mark.parametrize(
+        ("environ", "folder"),
+        [
+            ({"XDG_DATA_HOME": "/data"}, "/data/downloadd"),
+            ({"XDG_DATA_HOME": "relative"}, "/home/ada/.local/share/downloadd"),
+            ({}, "/home/ada/.local/share/downloadd"),
+        ],
+    )
+    def test_data_dir_follows_xdg(self, environ: Mapping[str, str], folder: str) -> None:
+        """The data folder is where the XDG specification has it; relative paths are ignored."""
+        assert load(environ=environ).state.data_dir == Path(folder)
+
+    @pytest.mark.parametrize(
+        ("environ", "kind"),
+        [
+            ({}, "local"),
+            ({"S3_BUCKET_NAME": "downloads"}, "s3"),
+            ({"S3_BUCKET_NAME": "downloads", "DOWNLOADD_STORAGE_KIND": "local"}, "local"),
+        ],
+    )
+    def test_a_bucket_means_s3(self, environ: Mapping[str, str], kind: str) -> None:
+        """Storage is S3 once a bucket is named, unless the kind is said outright."""
+        assert load(environ=environ).storage.kind == kind
+
+
+class TestSources:
+    def test_flags_win_over_environment_over_file(self, tmp_path: Path) -> None:
+        """The nearer to the command a value is given, the more it counts."""
+        text = '[server]\nport = 1001\n[fetch]\ntotal = 7\n[telemetry]\nlog_level = "error"\n'
+        settings = load(
+            text,
+            {"DOWNLOADD_SERVER_PORT": "1002", "DOWNLOADD_TELEMETRY_LOG_LEVEL": "debug"},
+            {"server.port": "1003", "server.host": None},
+            folder=tmp_path,
+        )
+        assert settings.server.port == 1003
+        assert settings.telemetry.log_level == "debug"
+        assert settings.fetch.total == 7
+        assert settings.server.host == "127.0.0.1"
+
+    @pytest.mark.usefixtures("everything_built")
+    def test_environment_takes_every_kind(self) -> None:
+        """Variables are text: lists have commas, switches have words, sizes have units."""
+        settings = load(
+            environ={
+                "DOWNLOADD_NETWORK_ALLOW": "files.example:8443, 10.1.0.0/16,::1",
+                "DOWNLOADD_NETWORK_PORTS": "443,9000-9100",
+                "DOWNLOADD_SERVER_TRUSTED_PROXIES": "10.0.0.0/8,192.0.2.1",
+                "DOWNLOADD_STATE_WAIT_FOR_FSYNC": "Yes",
+                "DOWNLOADD_JOBS_MAX_FILE_BYTES": "1.5 GiB",
+                "DOWNLOADD_JOBS_MAX_JOB_BYTES": "500MB",
+                "DOWNLOADD_FETCH_BACKOFF": "0.25",
+                "DOWNLOADD_STATE_DATA_DIR": "~/x",
+            },
+        )
+        assert settings.network.allow == ("files.example:8443", "10.1.0.0/16", "::1/128")
+        assert settings.network.ports == ((443, 443), (9000, 9100))
+        assert settings.server.trusted_proxies == (
+            ip_network("10.0.0.0/8"),
+            ip_network("192.0.2.1/32"),
+        )
+        assert settings.state.wait_for_fsync is True
+        assert settings.jobs.max_file_bytes == 3 * GIB // 2
+        assert settings.jobs.max_job_bytes == 500_000_000
+        assert settings.fetch.backoff == 0.25
+        assert settings.state.data_dir == Path.home() / "x"
+
+    @pytest.mark.usefixtures("everything_built")
+    def test_well_known_names(self) -> None:
+        """Names that other programs use work; milliseconds become seconds."""
+        settings = load(
+            environ={
+                "PORT": "8080",
+                "REDIS_URL": "redis://:pw@redis:6379/1",
+                "S3_ENDPOINT": "http://minio:9000/",
+                "S3_PUBLIC_ENDPOINT": "https://files.example",
+                "S3_REGION": "eu-central-1",
+                "S3_BUCKET_NAME": "downloads",
+                "S3_ACCESS_KEY_ID": "minioadmin",
+                "S3_SECRET_ACCESS_KEY": "minioadmin",
+                "S3_FORCE_PATH_STYLE": "true",
+                "REQUEST_TIMEOUT_MS": "2500",
+                "CORS_ORIGINS": "http://localhost:5173,https://example.com",
+                "SENTRY_DSN": "https://key@sentry.example/1",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+                "RATE_LIMIT_WINDOW_MS": "30000",
+                "RATE_LIMIT_MAX_REQUESTS": "50",
+                "DOWNLOAD_DELAY_ENABLED": "true",
+                "DOWNLOAD_DELAY_MIN_MS": "5000",
+                "DOWNLOAD_DELAY_MAX_MS": "15000",
+            },
+        )
+        assert settings.server.port == 8080
+        assert settings.server.request_timeout == 2.5
+        assert settings.server.cors_origins == ("http://localhost:5173", "https://example.com")
+        assert settings.state.redis_url == "redis://:pw@redis:6379/1"
+        assert settings.storage == config.Storage(
+            kind="s3",
+            bucket="downloads",
+            endpoint="http://minio:9000",
+            public_endpoint="https://files.example",
+            region="eu-central-1",
+            access_key_id="minioadmin",
+            secret_access_key="minioadmin",
+            force_path_style=True,
+        )
+        assert settings.telemetry.sentry_dsn == "https://key@sentry.example/1"
+        assert settings.telemetry.otlp_endpoint == "http://collector:4318"
+        assert (settings.limits.requests_per_minute, settings.limits.window) == (50, 30)
+        assert settings.simulation == config.Simulation(enabled=True, min_ms=5000, max_ms=15_000)
+
+    @pytest.mark.usefixtures("everything_built")
+    def test_quotas_are_tables_of_the_file(self, tmp_path: Path) -> None:
+        """Each role has its own quota, sizes with units."""
+        text = "[limits.quotas]\nuser = { jobs_per_day = 9, bytes_per_day = '1 GiB' }\n"
+        quotas = load(text, folder=tmp_path).limits.quotas
+        assert quotas == {"user": config.Quota(jobs_per_day=9, bytes_per_day=GIB)}
+
+    def test_own_names_win_and_empty_ones_do_not_count(self) -> None:
+        """DOWNLOADD_… is meant for us alone; an empty variable is an unset one."""
+        environ = {"PORT": "1", "DOWNLOADD_SERVER_PORT": "2", "S3_BUCKET_NAME": ""}
+        settings = load(environ=environ)
+        assert (settings.server.port, settings.storage.kind) == (2, "local")
+
+    @pytest.mark.parametrize("name", ["REDIS_URL_FILE", "DOWNLOADD_STATE_REDIS_URL_FILE"])
+    def test_secrets_come_from_files(self, name: str, tmp_path: Path) -> None:
+        """A secret's variable may name a file; the newline at its end is no part of it."""
+        path = tmp_path / "secret"
+        path.write_text("redis://:pw@h:6379/0\n")
+        assert load(environ={name: str(path)}).state.redis_url == "redis://:pw@h:6379/0"
+
+    def test_secret_files_that_do_not_help(self, tmp_path: Path) -> None:
+        """A missing or empty secret file, or a secret given twice, stops the start."""
+        empty = tmp_path / "empty"
+        empty.touch()
+        missing = {"REDIS_URL_FILE": str(tmp_path / "none")}
+        assert "cannot be read" in refused(environ=missing)
+        assert "is empty" in refused(environ={"REDIS_URL_FILE": str(empty)})
+        both = refused(environ={"REDIS_URL": "redis://h", "REDIS_URL_FILE": str(empty)})
+        assert both == "REDIS_URL and REDIS_URL_FILE are both set: keep one of them"
+
+    def test_kubernetes_service_links_are_no_settings(self) -> None:
+        """What Kubernetes adds for services named downloadd… stops nothing."""
+        environ = {
+            "DOWNLOADD_SERVICE_HOST": "10.0.0.1",
+            "DOWNLOADD_PORT": "tcp://10.0.0.1:3000",
+            "DOWNLOADD_REDIS_PORT_6379_TCP_ADDR": "10.0.0.2",
+        }
+        assert load(environ=environ) == load()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[sever]\n", "[sever] in {path} is no section: did you mean server?"),
+            (
+                "[server]\nprot = 1\n",
+                "server.prot in {path} is no setting: did you mean server.port?",
+            ),
+            (
+                "[jobs]\nper_host = 1\n",
+                "jobs.per_host in {path} is no setting: did you mean fetch.per_host?",
+            ),
+            ("server = 1\n", "server in {path} is a section: write [server]"),
+            (
+                "[server]\nport = 70000\n",
+                "server.port in {path} is 70000: it must be a whole number from 0 to 65535",
+            ),
+            (
+                "[fetch]\nretries = true\n",
+                "fetch.retries in {path} is true: it must be a whole number from 0 to 100",
+            ),
+            (
+                '[fetch]\nformat_check = "on"\n',
+                'fetch.format_check in {path} is "on": it must be "warn" or "reject" or "off"',
+            ),
+        ],
+    )
+    def test_the_file_is_named_with_setting_and_value(
+        self, text: str, message: str, tmp_path: Path
+    ) -> None:
+        """A wrong line of the file is told in one line: where, what, what else."""
+        path = tmp_path / "config.toml"
+        assert refused(text, folder=tmp_path) == message.replace("{path}", str(path))
+
+    def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """A missing file and broken TOML stop the start."""
+        with pytest.raises(ConfigError, match=r"none\.toml cannot be read: No such file"):
+            config.load(tmp_path / "none.toml", {}, {})
+        assert "is not proper TOML" in refused("[server\n", folder=tmp_path)
+
+    @pytest.mark.parametrize(
+        ("environ", "message"),
+        [
+            (
+                {"PORT": "abc"},
+                'PORT is "abc": it must be a whole number from 0 to 65535',
+            ),
+            (
+                {"DOWNLOADD_NETWORK_DENNY": "x"},
+                "DOWNLOADD_NETWORK_DENNY is no setting: did you mean DOWNLOADD_NETWORK_DENY?",
+            ),
+            (
+                {"REQUEST_TIMEOUT_MS": "soon"},
+                'REQUEST_TIMEOUT_MS is "soon": it must be a whole number of milliseconds',
+            ),
+            (
+                {"REQUEST_TIMEOUT_MS": "0"},
+                'REQUEST_TIMEOUT_MS is "0": it must be a number of seconds from 0.1 to 86400',
+            ),
+            (
+                {"DOWNLOADD_STORAGE_KIND": "s3"},
+                'DOWNLOADD_STORAGE_KIND is "s3": storage.bucket must name the bucket',
+            ),
+        ],
+    )
+    def test_the_variable_is_named_as_it_was_written(
+        self, environ: Mapping[str, str], message: str
+    ) -> None:
+        """A wrong variable is told by its own name and text."""
+        assert refused(environ=environ) == message
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("SERVER_HOST", "two words"),
+            ("SERVER_PUBLIC_URL", "downloads.example"),
+            ("SERVER_CORS_ORIGINS", "https://a.example/path"),
+            ("SERVER_TRUSTED_PROXIES", "10.0.0.1/8"),
+            ("STATE_PREFIX", "downloadd:"),
+            ("STATE_REDIS_URL", "http://h"),
+            ("STATE_REDIS_URL", "redis://h:99999"),
+            ("STORAGE_BUCKET", "Not_A_Bucket"),
+            ("STORAGE_ENDPOINT", "ftp://h"),
+            ("STORAGE_PRESIGN_TTL", "604801"),
+            ("STATE_WAIT_FOR_FSYNC", "maybe"),
+            ("JOBS_MAX_FILE_BYTES", "10 potatoes"),
+            ("JOBS_MAX_DISK_BYTES", "1 MiB"),
+            ("JOBS_LEASE", "nan"),
+            ("JOBS_LEASE", "9" * 400),
+            ("JOBS_MAX_FILE_BYTES", "9" * 400 + " GiB"),
+            ("FETCH_CONNECT_TIMEOUT", "0"),
+            ("NETWORK_ALLOW", "http://h"),
+            ("NETWORK_ALLOW", "h:99999"),
+            ("NETWORK_DENY", "10.0.0.1/8"),
+            ("NETWORK_PORTS", "0"),
+            ("NETWORK_PORTS", "9-8"),
+            ("NETWORK_PORTS", "80-"),
+            ("TELEMETRY_LOG_LEVEL", "loud"),
+            ("LIMITS_QUOTAS", "user"),
+        ],
+    )
+    def test_wrong_values(self, name: str, value: str) -> None:
+        """Each kind of value has its limits, and the refusal names the variable."""
+        assert refused(environ={f"DOWNLOADD_{name}": value}).startswith(f"DOWNLOADD_{name} is ")
+
+    @pytest.mark.parametrize(
+        "environ",
+        [
+            {"REDIS_URL": "reddis://:hunter2@h"},
+            {"S3_ENDPOINT": "https://me:hunter2@h"},
+            {"SENTRY_DSN": "https://hunter2@sentry.example/1"},
+            {"DOWNLOADD_WEBHOOKS_SECRET": "whsec_hunter2"},
+        ],
+    )
+    def test_refusals_hold_no_secret(self, environ: Mapping[str, str]) -> None:
+        """What may hold a credential is masked in the refusal."""
+        message = refused(environ=environ)
+        assert "hunter2" not in message
+        assert MASK in message
+
+    def test_a_wrong_flag_is_told_by_its_name(self) -> None:
+        """A flag is named as it is typed."""
+        assert refused(overrides={"server.port": "x"}).startswith('--port is "x": ')
+
+    @pytest.mark.usefixtures("everything_built")
+    def test_a_delay_has_its_ends_in_order(self) -> None:
+        """A range that ends before it begins is refused."""
+        assert "must not be above" in refused(environ={"DOWNLOAD_DELAY_MIN_MS": "300000"})
+
+    def test_half_a_key_is_refused(self) -> None:
+        """An access key without its secret is a mistake, not a choice."""
+        assert "go together" in refused(environ={"S3_ACCESS_KEY_ID": "a"})
+
+
+class TestAnonymous:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "downloads.example"])
+    def test_everybody_is_not_let_in_by_mistake(self, host: str) -> None:
+        """Without authentication, listening beyond this machine has to be asked for."""
+        message = refused(environ={"DOWNLOADD_SERVER_HOST": host})
+        assert "DOWNLOADD_AUTH_ALLOW_ANONYMOUS=true" in message
+        environ = {"DOWNLOADD_SERVER_HOST": host, "DOWNLOADD_AUTH_ALLOW_ANONYMOUS": "true"}
+        assert load(environ=environ).server.host == host
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+    def test_this_machine_may(self, host: str) -> None:
+        """Loopback addresses need no leave."""
+        assert load(environ={"DOWNLOADD_SERVER_HOST": host}).server.host == host
+
+
+class TestNotBuilt:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '[auth]\nmode = "jwt"',
+            '[auth]\napi_keys_file = "keys"',
+            '[auth]\njwt_issuer = "me"',
+            "[limits]\nrequests_per_minute = 5",
+            "[limits.quotas]\nuser = { jobs_per_day = 1, bytes_per_day = '1 GiB' }",
+            '[webhooks]\nsecret = "whsec_abc"',
+            '[telemetry]\notlp_endpoint = "http://h:4318"',
+            "[simulation]\nenabled = true",
+            "[server]\nrequest_timeout = 5",
+            '[fetch]\nsource_url_template = "https://h/{file_id}"',
+            '[storage]\nsource_key = "x/{file_id}"',
+        ],
+    )
+    def test_asking_for_it_stops_the_start(self, text: str, tmp_path: Path) -> None:
+        """Nobody believes in a protection that no code gives."""
+        assert "is not built yet" in refused(text, folder=tmp_path)
+
+    def test_every_setting_is_served_or_refused(self) -> None:
+        """No setting is taken and then ignored: something reads it, or the start refuses it."""
+        read = {
+            node.attr
+            for path in (ROOT / "downloadd").rglob("*.py")
+            if path.name not in ("sections.py", "fields.py")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute)
+        }
+        served = [name for name in config.SETTINGS if config.not_built(name) is None]
+        assert [name for name in served if name.partition(".")[2] not in read] == []
+
+    def test_saying_the_default_is_allowed(self) -> None:
+        """A file or environment that only repeats defaults starts."""
+        environ = {"RATE_LIMIT_MAX_REQUESTS": "100", "RATE_LIMIT_WINDOW_MS": "60000"}
+        assert load(environ=environ) == load()
+
+
+class TestCheckConfig:
+    def test_says_who_gave_what(self, tmp_path: Path) -> None:
+        """Each value that is not the default carries its origin."""
+        loaded = trace(
+            "[jobs]\nconcurrency = 3\nlease = 30\n",
+            {"S3_BUCKET_NAME": "downloads"},
+            {"server.port": 8080},
+            folder=tmp_path,
+        )
+        shown = list(lines(loaded))
+        path = tmp_path / "config.toml"
+        assert "port = 8080  # flag: --port" in shown
+        assert 'bucket = "downloads"  # environment: S3_BUCKET_NAME' in shown
+        assert 'kind = "s3"  # because storage.bucket is set' in shown
+        assert f"concurrency = 3  # jobs.concurrency in {path}" in shown
+        assert "lease = 30" in shown
+        assert "jobs_per_minute = 10  # not built yet: limiting clients" in shown
+
+    def test_what_it_prints_is_a_configuration(self, tmp_path: Path) -> None:
+        """The output, loaded as a file, gives the settings that it was made from."""
+        loaded = trace(
+            environ={"DOWNLOADD_NETWORK_PORTS": "443,9000-9100", "DOWNLOADD_FETCH_BACKOFF": ".5"},
+        )
+        assert load("\n".join(lines(loaded)), folder=tmp_path) == loaded.settings
+
+    def test_secrets_are_masked(self) -> None:
+        """No credential is printed; what else a Redis URL says is."""
+        environ = {
+            "REDIS_URL": "redis://ada:hunter2@redis:6379/0?password=hunter2&timeout=3",
+            "S3_ACCESS_KEY_ID": "hunter2",
+            "S3_SECRET_ACCESS_KEY": "hunter2",
+        }
+        loaded = trace(environ=environ)
+        shown = "\n".join(lines(loaded))
+        assert "hunter2" not in shown
+        assert f"redis://{MASK}@redis:6379/0?password={MASK}&timeout=3" in shown
+        assert "hunter2" not in repr(loaded.settings)
+
+    def test_exit_status(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """The command ends with 0, or with 2 and one line on standard error."""
+        path = tmp_path / "c.toml"
+        path.write_text("[server]\nport = 8080\n")
+        assert main(["check-config", "--config", str(path), "--host", "::1"]) == 0
+        out = capsys.readouterr().out
+        assert f"port = 8080  # server.port in {path}\n" in out
+        assert 'host = "::1"  # flag: --host\n' in out
+        path.write_text("[server]\nport = -1\n")
+        assert main(["check-config", "--config", str(path)]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"downloadd: server.port in {path} is -1: ")
+        assert captured.err.count("\n") == 1
+
+    def test_toml_values(self) -> None:
+        """Every type that a setting can have is written as TOML reads it."""
+        value = {
+            "text": 'quote " backslash \\ tab \t del \x7f é 😀',
+            "list": [1, 2.5, True, "80-90"],
+            "empty": {},
+            "two words": {"a": 1},
+        }
+        assert tomllib.loads(f"value = {toml(value)}") == {"value": value}
