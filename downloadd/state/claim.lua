@@ -1,0 +1,66 @@
+-- Take jobs under a lease: those whose lease has lapsed, then the queue.
+-- KEYS: queue, active, what this process claimed last
+-- ARGV: limit, token, lease in seconds, now, statuses a claim may start from,
+--       templates of the keys job, files, events, checkpoint, headers
+-- Returns {{id, snapshot, spec, headers, checkpoint, files}, ...}
+local queue, active, last_claim = unpack(KEYS)
+local limit, token, lease, now, sources = unpack(ARGV, 1, 5)
+limit = tonumber(limit)
+local clock = server_time()
+local ids, taken = {}, {}
+
+local function name(index, id) return string.format(ARGV[index], id) end
+
+local function answer(id)
+  local job = name(6, id)
+  ids[#ids + 1] = id
+  taken[#taken + 1] = {
+    id,
+    snapshot(job, queue, id),
+    redis.call('HGET', job, 'spec'),
+    redis.call('GET', name(10, id)),
+    redis.call('GET', name(9, id)),
+    redis.call('HGETALL', name(7, id)),
+  }
+end
+
+local function take(id)
+  local job = name(6, id)
+  redis.call('HSET', job, 'status', 'processing', 'token', token, 'updated_at', now)
+  redis.call('HDEL', job, 'flight')
+  redis.call('HINCRBY', job, 'attempts', 1)
+  redis.call('HSETNX', job, 'started_at', now)
+  redis.call('ZADD', active, clock + lease, id)
+  append(job, name(8, id), 'progress', last_event(job, 'processing', false))
+  answer(id)
+end
+
+-- The answer to this very claim was lost: give it again.
+local again = redis.call('GET', last_claim)
+if again and string.match(again, '^%S+') == token then
+  for id in string.gmatch(string.match(again, '^%S+(.*)$'), '%S+') do
+    if redis.call('HGET', name(6, id), 'token') == token then answer(id) end
+  end
+  return taken
+end
+
+while #taken < limit do
+  local lapsed = redis.call('ZRANGEBYSCORE', active, '-inf', clock, 'LIMIT', 0, limit - #taken)
+  if #lapsed == 0 then break end
+  for _, id in ipairs(lapsed) do
+    redis.call('ZREM', active, id)
+    if redis.call('HGET', name(6, id), 'status') == 'processing' then take(id) end
+  end
+end
+
+while #taken < limit do
+  local popped = redis.call('ZPOPMIN', queue)
+  if #popped == 0 then break end
+  local status = redis.call('HGET', name(6, popped[1]), 'status')
+  if status and allowed(sources, status) then take(popped[1]) end
+end
+
+if #ids > 0 then
+  redis.call('SET', last_claim, token .. ' ' .. table.concat(ids, ' '), 'EX', 60)
+end
+return taken

@@ -1,0 +1,62 @@
+-- Write a job and queue it, unless an earlier one stands for it.
+-- KEYS: job, events, queue, sequence, user's jobs, headers, idempotency, dedupe
+--       (the last two are the job's key where there is none)
+-- ARGV: id, queue limit, rank, created_at, control channel, template of a job's key,
+--       idempotency digest or '', body of the idempotency key, its seconds,
+--       body digest or '', its seconds, seconds in the user's list,
+--       event data, headers or '', fields...
+-- Returns {'made'|'key'|'body', id} | {'conflict'} | {'full'}
+local job, events, queue, sequence, user_jobs, headers = unpack(KEYS, 1, 6)
+local idempotency, dedupe = KEYS[7], KEYS[8]
+local id, created = ARGV[1], tonumber(ARGV[4])
+local by_key, by_body = ARGV[7] ~= '', ARGV[10] ~= ''
+
+-- The answer to an earlier try was lost.
+if redis.call('EXISTS', job) == 1 then return { 'made', id } end
+
+local function status_of(other)
+  return redis.call('HGET', string.format(ARGV[6], other), 'status')
+end
+
+local function remember(other)
+  if by_key then
+    redis.call('SET', idempotency, other .. ' ' .. ARGV[8], 'EX', ARGV[9])
+  end
+end
+
+if by_key then
+  local known = redis.call('GET', idempotency)
+  if known then
+    local other, body = string.match(known, '^(%S+) (.*)$')
+    if body ~= ARGV[8] then return { 'conflict' } end
+    if status_of(other) then return { 'key', other } end
+  end
+end
+
+if by_body then
+  local other = redis.call('GET', dedupe)
+  local status = other and status_of(other)
+  if status == 'queued' or status == 'processing' or status == 'completed' then
+    remember(other)
+    return { 'body', other }
+  end
+end
+
+local waiting = redis.call('ZCARD', queue)
+if waiting >= tonumber(ARGV[2]) then return { 'full' } end
+
+redis.call('HSET', job, unpack(ARGV, 15))
+if ARGV[14] ~= '' then redis.call('SET', headers, ARGV[14]) end
+local place = redis.call('INCR', sequence)
+redis.call('ZADD', queue, string.format('%.0f', tonumber(ARGV[3]) * 281474976710656 + place), id)
+redis.call('ZREMRANGEBYSCORE', user_jobs, '-inf', created - tonumber(ARGV[12]))
+redis.call('ZADD', user_jobs, ARGV[4], id)
+redis.call('EXPIRE', user_jobs, ARGV[12])
+remember(id)
+if by_body then
+  redis.call('HSET', job, 'dedupe', ARGV[10])
+  redis.call('SET', dedupe, id, 'EX', ARGV[11])
+end
+append(job, events, 'status', ARGV[13])
+if waiting == 0 then redis.call('PUBLISH', ARGV[5], 'wake') end
+return { 'made', id }

@@ -1,0 +1,62 @@
+"""The name of every key and channel in Redis (SPEC §9), and of nothing else."""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Names under one prefix.
+
+    The prefix carries a hash tag (the part in braces), so that on a cluster
+    every key lies in one slot and a script may touch several.
+    """
+
+    def __init__(self, prefix: str = "{downloadd}:") -> None:
+        if not prefix or "%" in prefix or any(char.isspace() for char in prefix):
+            raise ValueError("A Redis key prefix is not empty and holds neither % nor white space.")
+        self.prefix = prefix
+        #: Sorted set of waiting jobs: priority, then order of arrival.
+        self.queue = f"{prefix}queue"
+        #: Sorted set of jobs under way: when the lease ends, on the server's clock.
+        self.active = f"{prefix}active"
+        #: Counter that orders the queue.
+        self.sequence = f"{prefix}sequence"
+        #: Channel on which workers hear ``wake`` and ``cancel <job>``.
+        self.control = f"{prefix}control"
+        #: Sorted set of webhook deliveries that are due.
+        self.webhooks = f"{prefix}webhooks"
+
+    def job(self, job_id: str) -> str:
+        """Hash: what is small and changes, and what was asked for."""
+        return f"{self.prefix}job:{job_id}"
+
+    def files(self, job_id: str) -> str:
+        """Hash: index of a file to how it ended."""
+        return f"{self.prefix}job:{job_id}:files"
+
+    def events(self, job_id: str) -> str:
+        """Stream of the job's events; also the channel on which they are published."""
+        return f"{self.prefix}job:{job_id}:events"
+
+    def checkpoint(self, job_id: str) -> str:
+        """String: what the next worker needs to go on."""
+        return f"{self.prefix}job:{job_id}:checkpoint"
+
+    def headers(self, job_id: str) -> str:
+        """String: request headers of the sources, which may be secrets."""
+        return f"{self.prefix}job:{job_id}:headers"
+
+    def user_jobs(self, user: str) -> str:
+        """Sorted set of a user's jobs by the time they were made."""
+        return f"{self.prefix}user:{user}:jobs"
+
+    def dedupe(self, digest: str) -> str:
+        """String: the job that this body made."""
+        return f"{self.prefix}dedupe:{digest}"
+
+    def idempotency(self, digest: str) -> str:
+        """String: the job that an Idempotency-Key made, and the body's hash."""
+        return f"{self.prefix}idempotency:{digest}"
+
+    def last_claim(self, owner: str) -> str:
+        """String: what a process claimed last, in case the answer was lost."""
+        return f"{self.prefix}claim:{owner}"

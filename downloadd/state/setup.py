@@ -1,0 +1,69 @@
+"""Everything about Redis at once, for the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from downloadd.ports import Clock
+from downloadd.state.client import Client, open_client
+from downloadd.state.feed import Feed, open_feed
+from downloadd.state.jobs import RedisJobStore
+from downloadd.state.keys import Keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """What shares one Redis."""
+
+    client: Client
+    keys: Keys
+    jobs: RedisJobStore
+    feed: Feed
+
+    async def ping(self) -> None:
+        """Return when Redis answers. Raises ``StateUnavailable``, ``StateError``."""
+        await self.client.ping()
+
+
+@asynccontextmanager
+async def open_state(
+    url: str,
+    *,
+    prefix: str = "{downloadd}:",
+    lease: float = 30.0,
+    completed_ttl: float = 24 * 3600,
+    failed_ttl: float = 7 * 24 * 3600,
+    retry_window: float = 3600,
+    wait_for_fsync: bool = False,
+    timeout: float = 5.0,
+    clock: Clock | None = None,
+) -> AsyncIterator[State]:
+    """Jobs and their events at ``url``, for the length of the context.
+
+    Durations are in seconds. Nothing is dialled before it is needed, except
+    for the feed's connection, which is kept from the beginning: a Redis that
+    is away now does not stop the start. Raises ``StateError`` for a URL that
+    cannot be used.
+    """
+    keys = Keys(prefix)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(open_client(url, timeout=timeout))
+        durable = None
+        if wait_for_fsync:
+            durable = await stack.enter_async_context(
+                open_client(url, timeout=timeout, durable=True),
+            )
+        feed = await stack.enter_async_context(open_feed(url, client, keys))
+        jobs = RedisJobStore(
+            client,
+            keys,
+            lease=lease,
+            completed_ttl=completed_ttl,
+            failed_ttl=failed_ttl,
+            retry_window=retry_window,
+            durable=durable,
+            clock=clock,
+        )
+        yield State(client=client, keys=keys, jobs=jobs, feed=feed)
