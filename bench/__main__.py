@@ -1,0 +1,120 @@
+"""``make bench``: medians of three interleaved runs, beside what they are judged by.
+
+Everything runs on this machine, so only ratios within one run mean much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import large, small
+from bench.stage import make_files, origin, service, storage
+
+RUNS = 3
+
+
+def main() -> int:
+    """Run what is asked for, print a table, keep the figures in bench/out."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", choices=["large", "small"])
+    parser.add_argument("--runs", type=int, default=RUNS)
+    args = parser.parse_args()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="downloadd-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        files = folder / "files"
+        files.mkdir(mode=0o755)
+        say("making files")
+        make_files(files)
+        source = stack.enter_context(origin(files))
+        if args.only != "small":
+            figures |= compare_large(folder, source, args.runs)
+        if args.only != "large":
+            figures |= count_small(folder, source, args.runs)
+    show(figures)
+    out = Path("bench/out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{time.strftime('%Y%m%d-%H%M%S')}.json").write_text(json.dumps(figures, indent=2))
+    return 0
+
+
+def compare_large(folder: Path, source: str, runs: int) -> dict[str, float]:
+    """Alternate the service and the shell pipeline against one storage."""
+    ours: list[large.Result] = []
+    shell: list[large.Result] = []
+    for number in range(runs):
+        base = folder / f"large-{number}"
+        base.mkdir()
+        with storage(base / "s3") as gateway:
+            with service(base / "serve", source, gateway) as running:
+                ours.append(large.with_downloadd(running, source))
+            say(f"large {number + 1}/{runs}: downloadd {ours[-1].wall:.2f} s")
+            shell.append(large.with_shell(base / "shell", source, gateway))
+            say(f"large {number + 1}/{runs}: curl + zip + s5cmd {shell[-1].wall:.2f} s")
+        shutil.rmtree(base)
+    return {
+        "large.downloadd.wall_s": median(it.wall for it in ours),
+        "large.downloadd.cpu_s": median(it.cpu for it in ours),
+        "large.downloadd.peak_mib": median(it.peak_mib for it in ours),
+        "large.shell.wall_s": median(it.wall for it in shell),
+        "large.shell.cpu_s": median(it.cpu for it in shell),
+        "large.ratio": median(a.wall / b.wall for a, b in zip(ours, shell, strict=True)),
+    }
+
+
+def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
+    """Alternate S3 and local storage."""
+    rates: dict[str, list[float]] = {"s3": [], "local": []}
+    for number in range(runs):
+        base = folder / f"small-{number}"
+        base.mkdir()
+        with storage(base / "s3") as gateway, service(base / "on-s3", source, gateway) as running:
+            rates["s3"].append(asyncio.run(small.run(running, source)))
+        with service(base / "on-local", source, None) as running:
+            rates["local"].append(asyncio.run(small.run(running, source)))
+        say(
+            f"small {number + 1}/{runs}: "
+            + ", ".join(f"{k} {v[-1]:.0f}/s" for k, v in rates.items())
+        )
+        shutil.rmtree(base)
+    return {f"small.{kind}.jobs_per_s": median(values) for kind, values in rates.items()}
+
+
+#: What is asked of each figure: at most (-) or at least (+).
+GOALS = {
+    "large.ratio": ("<=", 0.4),
+    "large.downloadd.cpu_s": ("<=", 3.5),
+    "large.downloadd.peak_mib": ("<=", 128.0),
+    "small.s3.jobs_per_s": (">=", 250.0),
+    "small.local.jobs_per_s": (">=", 600.0),
+}
+
+
+def show(figures: dict[str, float]) -> None:
+    table = Table("figure", "median", "goal", "")
+    for name, value in figures.items():
+        sign, goal = GOALS.get(name, ("", None))
+        met = goal is not None and (value <= goal if sign == "<=" else value >= goal)
+        verdict = "" if goal is None else "met" if met else "MISSED"
+        table.add_row(name, f"{value:.2f}", "" if goal is None else f"{sign} {goal:g}", verdict)
+    Console().print(table)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

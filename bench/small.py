@@ -1,0 +1,57 @@
+"""1,000 jobs of three files of 10 KiB, through the whole service: jobs a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import count
+
+import aiohttp
+
+from bench.stage import SMALL_FILES, Service
+
+JOBS = 1000
+CONNECTIONS = 32
+SECONDS = 120.0
+_numbers = count()
+
+
+async def run(service: Service, origin: str) -> float:
+    """Post the jobs over 32 connections, wait for the last; returns jobs a second."""
+    waiting = list(range(JOBS))
+    ids: list[str] = []
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    async with aiohttp.ClientSession(service.url, connector=connector) as session:
+        begun = time.perf_counter()
+
+        async def post_some() -> None:
+            while waiting:
+                waiting.pop()
+                async with session.post("/v1/download/initiate", json=_body(origin)) as answer:
+                    job = await answer.json()
+                    if answer.status != 200:
+                        raise RuntimeError(f"{answer.status}: {job}")
+                    ids.append(job["jobId"])
+
+        await asyncio.gather(*(post_some() for _ in range(CONNECTIONS)))
+        await asyncio.wait_for(_all_completed(session, ids), SECONDS)
+        return JOBS / (time.perf_counter() - begun)
+
+
+async def _all_completed(session: aiohttp.ClientSession, ids: list[str]) -> None:
+    """Jobs end about in the order of their making: the last ones are asked most."""
+    for job_id in reversed(ids):
+        while True:
+            async with session.get(f"/v1/download/status/{job_id}") as answer:
+                job = await answer.json()
+            if job["status"] == "completed":
+                break
+            if job["status"] not in ("queued", "processing"):
+                raise RuntimeError(f"a job ended as {job['status']}: {job.get('error')}")
+            await asyncio.sleep(0.02)
+
+
+def _body(origin: str) -> dict[str, object]:
+    first = next(_numbers) * 3
+    urls = [f"{origin}/small-{(first + i) % SMALL_FILES:03}.bin" for i in range(3)]
+    return {"source_urls": urls, "options": {"dedupe": False}}

@@ -1,0 +1,173 @@
+"""``downloadd serve``: the server, from its settings to its orderly end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from downloadd import __version__
+from downloadd.app import POOL, SITE, begin_drain, create_app
+from downloadd.cli.options import add_settings, config_path, overrides
+from downloadd.config import Settings, load
+from downloadd.errors import DownloaddError
+from downloadd.jobs.pool import Pool
+from downloadd.telemetry import logs
+
+#: Seconds that running jobs have to end before they are given up to the queue.
+DRAIN_SECONDS = 20.0
+#: Seconds that requests under way have to be answered after that.
+REQUEST_SECONDS = 2.0
+#: Connections that may wait to be accepted: bursts of reconnecting browsers.
+BACKLOG = 1024
+
+_log = structlog.get_logger("downloadd.serve")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``serve`` to the command line."""
+    parser = subparsers.add_parser("serve", help="run the server", description=__doc__)
+    add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    Raises ``ConfigError`` for a wrong setting, and another ``DownloaddError``
+    where the port or the data directory is taken.
+    """
+    settings = load(config_path(arguments), os.environ, overrides(arguments))
+    logs.configure(
+        level=settings.telemetry.log_level,
+        log_format=settings.telemetry.log_format,
+        service=settings.telemetry.service_name,
+    )
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        runner.run(_serve(settings))
+    return 0
+
+
+def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Uvloop's loops where it can be had, else None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return loop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """A server that accepts requests."""
+
+    app: web.Application
+    #: How clients reach it, without a slash at the end.
+    base_url: str
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Serving]:
+    """Run the server for the length of the context; port 0 takes any that is free.
+
+    Leaving stops it: running jobs are given up to the queue at once unless
+    the pool was drained before. Raises ``DownloaddError`` where the port or
+    the data directory is taken.
+    """
+    with bind(settings.server.host, settings.server.port) as listener:
+        app = create_app(settings, port=listener.getsockname()[1])
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=REQUEST_SECONDS)
+        try:
+            await runner.setup()
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            yield Serving(app=app, base_url=app[SITE].base_url)
+        finally:
+            await runner.cleanup()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Bind a TCP socket, so that the port is known before anything depends on it."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+        try:
+            # A port of ours in TIME_WAIT is no obstacle; a listener's still is.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as exc:
+        raise DownloaddError(
+            f"Cannot listen on {host} port {port}: {exc.strerror}. "
+            "Choose another with --host and --port.",
+        ) from exc
+    return listener
+
+
+async def _serve(settings: Settings) -> None:
+    stop, at_once = asyncio.Event(), asyncio.Event()
+    with _signals(stop, at_once):
+        async with serving(settings) as server:
+            _announce(settings, server)
+            await stop.wait()
+            _log.info("server.stopping", grace=DRAIN_SECONDS)
+            begin_drain(server.app)
+            await _drain(server.app[POOL], at_once)
+    _log.info("server.stopped")
+
+
+@contextmanager
+def _signals(stop: asyncio.Event, at_once: asyncio.Event) -> Iterator[None]:
+    """Set ``stop`` on the first SIGTERM or SIGINT, ``at_once`` on the next."""
+
+    def signalled() -> None:
+        if stop.is_set():
+            at_once.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _drain(pool: Pool, at_once: asyncio.Event) -> None:
+    """Let jobs end for a while, or give them up when ``at_once`` is set."""
+    draining = asyncio.create_task(pool.drain(DRAIN_SECONDS))
+    hurried = asyncio.create_task(at_once.wait())
+    await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        await pool.drain(0)
+    hurried.cancel()
+    await draining
+
+
+def _announce(settings: Settings, server: Serving) -> None:
+    _log.info(
+        "server.listening",
+        url=server.base_url,
+        version=__version__,
+        auth=settings.auth.mode,
+        storage=settings.storage.kind,
+        state="redis" if settings.state.redis_url else "embedded valkey",
+        dataDir=str(settings.state.data_dir),
+    )
+    if settings.auth.mode == "none":
+        _log.warning("server.open", reason="auth.mode is none: everybody may use this server")

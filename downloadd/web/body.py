@@ -1,0 +1,96 @@
+"""Request bodies: bytes to JSON, strictly, with an answer for everything that is none."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+from typing import Any, Never
+
+from aiohttp import web
+
+from downloadd.errors import ValidationError
+
+#: Largest body that is read; the application's ``client_max_size``.
+MAX_BODY_BYTES = 4 * 1024 * 1024
+#: Seconds that a client may take to send it.
+BODY_TIMEOUT_SECONDS = 30.0
+
+
+async def json_object(request: web.Request) -> dict[str, Any]:
+    """Read the request's body, which must be a JSON object in UTF-8 (RFC 8259).
+
+    Raises ``ValidationError``, and aiohttp's 408, 413 and 415.
+    """
+    if request.content_type != "application/json" or not _is_utf8(request.charset):
+        raise web.HTTPUnsupportedMediaType(
+            text="Send the body as Content-Type: application/json, in UTF-8.",
+        )
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            raw = await request.read()
+    except TimeoutError as exc:
+        raise web.HTTPRequestTimeout(text="The body did not arrive in time.") from exc
+    return decode(raw)
+
+
+def _is_utf8(charset: str | None) -> bool:
+    return charset is None or charset.lower() in ("utf-8", "utf8")
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object. ``ValidationError`` for anything else.
+
+    A name given twice is refused (which one counts would be a guess), and so
+    are numbers and strings that JSON could not carry on: NaN, infinities, and
+    lone surrogates.
+    """
+    try:
+        value = _decoder.decode(raw.decode())
+        if b"\\u" in raw:
+            # Only an escape can smuggle half a surrogate pair into a string.
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeError as exc:
+        raise ValidationError("The body is not valid UTF-8.") from exc
+    except RecursionError as exc:
+        raise ValidationError("The body is nested too deeply.") from exc
+    except ValueError as exc:
+        # json's own messages hold positions and no more than a character of the body.
+        raise ValidationError(f"The body is not valid JSON: {exc}.") from exc
+    if not isinstance(value, dict):
+        raise ValidationError("The body must be a JSON object.")
+    return value
+
+
+def canonical_hash(value: dict[str, Any]) -> str:
+    """SHA-256 (hex) of a JSON object whatever its spacing and the order of its names."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name is given twice in one object")
+    return result
+
+
+def _constant(name: str) -> Never:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_unique,
+    parse_constant=_constant,
+    parse_float=_number,
+)

@@ -1,0 +1,54 @@
+"""A job's events as Server-Sent Events (SPEC §5)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from aiohttp import web
+
+from downloadd.jobs.service import JobService
+from downloadd.model import Event, EventType, Job
+from downloadd.web import keys
+from downloadd.web.requests import ANONYMOUS, job_id_of
+from downloadd.web.sse import last_event_id
+from downloadd.web.views import job_view
+
+#: Before the first event of any stream.
+BEGINNING = "0-0"
+
+
+async def subscribe(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/download/subscribe/{jobId}`` and ``GET /v1/download/stream/{jobId}``.
+
+    204, on which an ``EventSource`` stops reconnecting, when the client has
+    seen the job's last event.
+    """
+    if request.app[keys.LIFECYCLE].draining:
+        raise web.HTTPServiceUnavailable(
+            text="The server is being stopped. Connect again in a few seconds.",
+            headers={"Retry-After": "3"},
+        )
+    service = request.app[keys.SERVICE]
+    seen = last_event_id(request)
+    job = await service.get(job_id_of(request), ANONYMOUS)
+    if job.status.ended and seen is not None and seen == job.cursor:
+        return web.Response(status=204)
+    if seen is not None:
+        events = service.watch(job, seen)
+    else:
+        if job.status.ended:
+            job = await service.get(job.id, ANONYMOUS, files=True)
+        events = _from_status(service, job)
+    return await request.app[keys.STREAMS].run(request, events)
+
+
+async def _from_status(service: JobService, job: Job) -> AsyncGenerator[Event]:
+    # A client that loses its connection between this event and the last one of
+    # an ended job comes back with this id, and must not be told that it has
+    # seen the last one.
+    place = BEGINNING if job.status.ended else job.cursor or BEGINNING
+    yield Event(type=EventType.STATUS, data=job_view(job), id=place)
+    async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
+        async for event in events:
+            yield event

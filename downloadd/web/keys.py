@@ -1,0 +1,26 @@
+"""What handlers find on the application and on the request, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from downloadd.jobs.service import JobService
+from downloadd.objects.local import LocalStore
+from downloadd.telemetry.metrics import Metrics
+from downloadd.web.health import Health
+from downloadd.web.lifecycle import Lifecycle
+from downloadd.web.schemas import InitiateReader
+from downloadd.web.sse import Streams
+
+SERVICE: web.AppKey[JobService] = web.AppKey("service", JobService)
+METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
+HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
+LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
+STREAMS: web.AppKey[Streams] = web.AppKey("streams", Streams)
+INITIATE: web.AppKey[InitiateReader] = web.AppKey("initiate", InitiateReader)
+#: Only there where archives lie in a folder of this machine.
+LOCAL_STORE: web.AppKey[LocalStore] = web.AppKey("local_store", LocalStore)
+#: How many jobs wait, in all processes.
+QUEUE_DEPTH: web.AppKey[Callable[[], Awaitable[int]]] = web.AppKey("queue_depth")

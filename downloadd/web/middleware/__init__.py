@@ -1,0 +1,1 @@
+"""What happens to every request: one file each, put together in ``web/routes.py``."""

@@ -1,0 +1,50 @@
+"""Logs and counts every request, under its route's template."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from downloadd.telemetry.metrics import Metrics
+
+#: The label of everything that no route matches.
+UNMATCHED = "unmatched"
+
+_log = structlog.get_logger("downloadd.access")
+
+
+def access(metrics: Metrics) -> Middleware:
+    """Return the middleware that tells ``metrics`` and the log."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.perf_counter()
+        # nginx's status for a client that went away before its answer.
+        status = 499
+        try:
+            response = await handler(request)
+            status = response.status
+        finally:
+            seconds = time.perf_counter() - began
+            path = template(request)
+            metrics.requested(request.method, path, status, seconds)
+            _log.info(
+                "http.request",
+                method=request.method,
+                path=path,
+                status=status,
+                durationMs=round(seconds * 1000, 1),
+                remote=request.remote,
+            )
+        return response
+
+    return middleware
+
+
+def template(request: web.Request) -> str:
+    """The route's path with its placeholders: as many values as there are routes."""
+    resource = request.match_info.route.resource
+    return UNMATCHED if resource is None else resource.canonical

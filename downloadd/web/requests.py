@@ -1,0 +1,34 @@
+"""What every handler asks of a request: its id, its caller, the job it names."""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from downloadd.errors import ValidationError
+
+#: The caller's ``X-Request-ID`` when it is sane, else ours.
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+
+#: With ``auth.mode`` "none", the only one there is, everybody is this user.
+ANONYMOUS = "anonymous"
+
+_UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_TRUE = {"true": True, "1": True, "false": False, "0": False}
+
+
+def job_id_of(request: web.Request) -> str:
+    """The job that the path names. ``ValidationError`` for what cannot be a job's id."""
+    job_id = request.match_info["job_id"].lower()
+    if not _UUID4.fullmatch(job_id):
+        raise ValidationError("The job id is not a UUID.", {"jobId": ["Must be a UUID (v4)."]})
+    return job_id
+
+
+def flag_of(request: web.Request, name: str) -> bool:
+    """A switch in the query, false where it is not given."""
+    value = request.query.get(name, "false")
+    if value not in _TRUE:
+        raise ValidationError(f"{name} is neither true nor false.", {name: ["true or false."]})
+    return _TRUE[value]

@@ -1,0 +1,54 @@
+"""Which handler answers which path, and what surrounds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from aiohttp import web
+
+from downloadd.telemetry.metrics import Metrics
+from downloadd.web.body import MAX_BODY_BYTES
+from downloadd.web.handlers import events, files, jobs, operations
+from downloadd.web.middleware.access import access
+from downloadd.web.middleware.cors import preflight, send_cors_headers
+from downloadd.web.middleware.errors import errors
+from downloadd.web.middleware.request_id import request_id, send_request_id
+from downloadd.web.middleware.security import send_security_headers
+
+ROUTES = (
+    web.get("/", operations.home),
+    web.get("/health", operations.health),
+    web.get("/health/live", operations.live),
+    web.get("/health/ready", operations.ready),
+    web.get("/metrics", operations.metrics),
+    web.post("/v1/download/initiate", jobs.initiate),
+    web.get("/v1/download/status/{job_id}", jobs.status),
+    web.get("/v1/download/subscribe/{job_id}", events.subscribe, allow_head=False),
+    web.get("/v1/download/stream/{job_id}", events.subscribe, allow_head=False),
+    web.get("/v1/download/result/{job_id}", jobs.result),
+    web.delete("/v1/download/cancel/{job_id}", jobs.cancel),
+    web.get("/v1/download/{job_id}", jobs.download),
+    web.delete("/v1/download/{job_id}", jobs.cancel),
+)
+#: Where archives lie in a folder of this machine, it serves them itself.
+LOCAL_ROUTES = (web.get("/v1/files/{key:.+}", files.archive),)
+
+
+def make_application(
+    *,
+    metrics: Metrics,
+    cors_origins: Collection[str],
+    local_files: bool,
+) -> web.Application:
+    """An application with routes and middleware, without the resources that they use."""
+    app = web.Application(
+        middlewares=[request_id, access(metrics), preflight, errors],
+        client_max_size=MAX_BODY_BYTES,
+    )
+    app.on_response_prepare.append(send_request_id)
+    app.on_response_prepare.append(send_security_headers)
+    app.on_response_prepare.append(send_cors_headers(cors_origins))
+    app.add_routes(ROUTES)
+    if local_files:
+        app.add_routes(LOCAL_ROUTES)
+    return app

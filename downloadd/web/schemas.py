@@ -1,0 +1,251 @@
+"""The body of ``POST /v1/download/initiate`` (SPEC §3 "Initiate"): its forms and rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import marshmallow
+from marshmallow import RAISE, Schema
+
+from downloadd.errors import DownloaddError, UnsupportedOption, ValidationError
+from downloadd.model import OnError, Options, Priority, Record, Source
+from downloadd.naming import safe_name
+from downloadd.web.fields import MAX_ERRORS, Bool, Headers, Int, Items, Metadata, OneOf, Text
+
+MIN_FILE_ID = 10_000
+MAX_FILE_ID = 100_000_000
+MAX_URL_CHARS = 2048
+MAX_NAME_CHARS = 1024
+MAX_FILE_NAME_CHARS = 255
+MAX_METADATA_BYTES = 4096
+#: The largest integer that every JSON reader keeps whole (RFC 8259 §6).
+MAX_SAFE_INTEGER = 2**53 - 1
+
+#: Raises a ``DownloaddError`` for a URL that can never be fetched.
+UrlCheck = Callable[[str], object]
+
+_HEX = re.compile(r"[0-9a-fA-F]*")
+_FETCHABLE = "Sources are http and https URLs of public addresses, on the ports allowed here."
+_UNKNOWN = {"unknown": "Unknown field."}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Initiation(Record):
+    """A body that keeps all the rules."""
+
+    sources: Sequence[Source]
+    options: Options
+    dedupe: bool
+
+
+class InitiateReader:
+    """Turns bodies of initiate into ``Initiation``s; made once, used for every request."""
+
+    def __init__(self, *, max_files: int, check_url: UrlCheck) -> None:
+        self._schema = _body_schema(max_files, check_url)
+
+    def read(self, body: Mapping[str, Any]) -> Initiation:
+        """Check every rule. ``ValidationError`` names all fields that break one."""
+        try:
+            data = self._schema.load(body)
+        except marshmallow.ValidationError as exc:
+            raise _invalid(_flatten(exc.messages_dict)) from exc
+        sources = _sources(data)
+        _refuse_unsupported(data)
+        options = data.get("options", {})
+        return Initiation(
+            sources=sources,
+            options=_options(options),
+            dedupe=options.get("dedupe", True),
+        )
+
+
+def _body_schema(max_files: int, check_url: UrlCheck) -> Schema:
+    url = Text(MAX_URL_CHARS, check=_url_check(check_url), required=True)
+    file_id = Int(MIN_FILE_ID, MAX_FILE_ID)
+    file_schema = Schema.from_dict(
+        {
+            "url": url,
+            "file_id": file_id,
+            "name": Text(MAX_NAME_CHARS, check=_name),
+            "sha256": Text(64, check=_hex_digest(64)),
+            "md5": Text(32, check=_hex_digest(32)),
+            "size": Int(0, MAX_SAFE_INTEGER),
+            "headers": Headers(),
+        },
+        name="FileSchema",
+    )
+    body_schema = Schema.from_dict(
+        {
+            "file_id": file_id,
+            "file_ids": Items(file_id, max_files),
+            "source_urls": Items(url, max_files),
+            "files": Items(_strict(file_schema), max_files),
+            "options": marshmallow.fields.Nested(_options_schema()),
+            "callback_url": Text(MAX_URL_CHARS, allow_none=True),
+        },
+        name="InitiateSchema",
+    )
+    return _strict(body_schema)
+
+
+def _options_schema() -> Schema:
+    schema = Schema.from_dict(
+        {
+            "compress": Bool(),
+            "format": OneOf("zip"),
+            "watermark": Bool(),
+            "onError": OneOf(*OnError),
+            "manifest": Bool(),
+            "fileName": Text(MAX_FILE_NAME_CHARS, check=_name),
+            "metadata": Metadata(MAX_METADATA_BYTES),
+            "priority": OneOf(*Priority),
+            "dedupe": Bool(),
+        },
+        name="OptionsSchema",
+    )
+    return _strict(schema)
+
+
+def _strict(schema: type[Schema]) -> Schema:
+    made = schema(unknown=RAISE)
+    made.error_messages = {**made.error_messages, **_UNKNOWN}
+    return made
+
+
+# --- rules of single values: return what is kept, or raise ValueError ----------
+
+
+def _url_check(check: UrlCheck) -> Callable[[str], str]:
+    def checked(url: str) -> str:
+        try:
+            check(url)
+        except DownloaddError as exc:
+            raise ValueError(f"{exc.message} {_FETCHABLE}") from exc
+        return url
+
+    return checked
+
+
+def _hex_digest(length: int) -> Callable[[str], str]:
+    def checked(text: str) -> str:
+        if len(text) != length or not _HEX.fullmatch(text):
+            raise ValueError(f"Must be {length} hexadecimal digits.")
+        return text.lower()
+
+    return checked
+
+
+def _name(name: str) -> str:
+    # Names are made safe when the archive is planned; here something must be left.
+    if safe_name(name) is None:
+        raise ValueError("Must hold the name of a file.")
+    return name
+
+
+# --- rules of the whole ---------------------------------------------------------
+
+
+def _sources(data: Mapping[str, Any]) -> list[Source]:
+    _check_forms(data)
+    if "files" in data:
+        sources = [Source(**file) for file in data["files"]]
+        _check_unique([source.file_id for source in sources], "files.{}.file_id")
+        return sources
+    ids = data.get("file_ids", [data["file_id"]] if "file_id" in data else None)
+    urls = data.get("source_urls")
+    if urls is None:
+        raise _unsupported(
+            "file_ids" if "file_ids" in data else "file_id",
+            "Files that lie in the bucket cannot be asked for by id yet: "
+            "give source_urls, one for each id.",
+        )
+    if ids is None:
+        return [Source(url=url) for url in urls]
+    if len(ids) != len(urls):
+        raise _invalid(
+            {"source_urls": [f"There are {len(urls):,} URLs for {len(ids):,} ids: one for each."]},
+        )
+    _check_unique(ids, "file_ids.{}")
+    return [Source(url=url, file_id=file_id) for file_id, url in zip(ids, urls, strict=True)]
+
+
+def _check_forms(data: Mapping[str, Any]) -> None:
+    given = [name for name in ("files", "file_ids", "file_id", "source_urls") if name in data]
+    if not given:
+        raise _invalid({"source_urls": ["Give source_urls, source_urls with file_ids, or files."]})
+    if "files" in given and len(given) > 1:
+        raise _invalid({name: ["Not together with files."] for name in given[1:]})
+    if "file_ids" in given and "file_id" in given:
+        raise _invalid({"file_id": ["Not together with file_ids."]})
+
+
+def _check_unique(ids: Sequence[int | None], path: str) -> None:
+    seen: set[int] = set()
+    twice: dict[str, list[str]] = {}
+    for index, file_id in enumerate(ids):
+        if file_id is None:
+            continue
+        if file_id in seen:
+            twice[path.format(index)] = [f"{file_id} is listed twice."]
+        seen.add(file_id)
+    if twice:
+        raise _invalid(twice)
+
+
+def _refuse_unsupported(data: Mapping[str, Any]) -> None:
+    if data.get("options", {}).get("watermark"):
+        raise _unsupported("options.watermark", "Watermarks are not built yet: leave it false.")
+    if data.get("callback_url") is not None:
+        raise _unsupported(
+            "callback_url",
+            "Webhooks are not built yet: subscribe to the job's events or ask for its status.",
+        )
+
+
+def _options(data: Mapping[str, Any]) -> Options:
+    return Options(
+        compress=data.get("compress", True),
+        on_error=OnError(data.get("onError", OnError.FAIL)),
+        manifest=data.get("manifest", False),
+        file_name=data.get("fileName"),
+        metadata=data.get("metadata", {}),
+        priority=Priority(data.get("priority", Priority.NORMAL)),
+    )
+
+
+# --- errors ---------------------------------------------------------------------
+
+
+def _invalid(details: Mapping[str, Sequence[str]]) -> ValidationError:
+    shown = dict(list(details.items())[:MAX_ERRORS])
+    message = "The request breaks a rule: " + _summary(shown)
+    if len(details) > len(shown):
+        message += f" Only the first {MAX_ERRORS} are listed."
+    return ValidationError(message, shown)
+
+
+def _unsupported(field: str, message: str) -> UnsupportedOption:
+    return UnsupportedOption(f"{field}: {message}", {field: [message]})
+
+
+def _summary(details: Mapping[str, Sequence[str]]) -> str:
+    field, messages = next(iter(details.items()))
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{field}: {messages[0]}{more}"
+
+
+def _flatten(messages: Mapping[str, Any], prefix: str = "") -> dict[str, list[str]]:
+    """Turn nested messages into ``{"files.3.url": [...]}``."""
+    flat: dict[str, list[str]] = {}
+    for key, value in messages.items():
+        # Marshmallow files errors of a whole object under "_schema".
+        path = prefix.rstrip(".") if key == "_schema" else f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{path}.")
+        else:
+            flat[path or "body"] = list(value)
+    return flat

@@ -1,0 +1,147 @@
+"""Server-Sent Events (WHATWG HTML §9.2): a job's events as they come, until it has ended.
+
+aiohttp leaves a handler running when its client goes away and nothing is
+written to it, and lets it hold up a shutdown. So every open stream is
+registered here, and ends for whichever reason comes first: the last event,
+its time limit, a client that is gone, or the server's own end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+from prometheus_client import Gauge
+
+from downloadd.errors import DownloaddError
+from downloadd.model import Event
+
+#: How long a stream may last; the client reconnects and loses nothing.
+LIMIT_SECONDS = 600.0
+#: Between comments that keep proxies from taking a quiet stream for a dead one.
+PING_SECONDS = 15.0
+#: A client that has not taken a byte for so long is cut off.
+STALL_SECONDS = 30.0
+#: How soon the handler of a client that is gone ends.
+SWEEP_SECONDS = 0.5
+#: What clients wait before they reconnect.
+_RETRY = b"retry: 3000\r\n\r\n"
+
+_log = structlog.get_logger(__name__)
+
+_EVENT_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
+class Streams:
+    """All event streams that are open in this process."""
+
+    def __init__(
+        self,
+        gauge: Gauge,
+        *,
+        limit: float = LIMIT_SECONDS,
+        ping: float = PING_SECONDS,
+    ) -> None:
+        """``gauge`` counts the open streams; ``limit`` and ``ping`` are seconds."""
+        self._gauge = gauge
+        self._limit = limit
+        self._ping = ping
+        self._open: dict[asyncio.Timeout, web.Request] = {}
+        self._last: tuple[Event | None, bytes] = (None, b"")
+
+    async def run(self, request: web.Request, events: AsyncGenerator[Event]) -> web.StreamResponse:
+        """Answer a request with events until the last one, or until something ends it early.
+
+        An early end is no error: the client's next ``Last-Event-ID`` goes on
+        where this stream stopped. ``events`` is closed in any case.
+        """
+        response = EventSourceResponse(ping_interval=self._ping, send_timeout=STALL_SECONDS)
+        response.headers["Cache-Control"] = "no-cache, no-transform"
+        limit = asyncio.timeout(self._limit)
+        self._gauge.inc()
+        try:
+            async with aclosing(events), limit:
+                self._open[limit] = request
+                await self._write_all(request, response, events)
+        except (ConnectionError, TimeoutError):
+            # The client is gone or stalled; or the limit, reached or set to now.
+            pass
+        except DownloaddError as exc:
+            _log.warning("sse.broke_off", reason=exc.message)
+        finally:
+            self._open.pop(limit, None)
+            self._gauge.dec()
+            _abort_if_stalled(request)
+        return response
+
+    async def _write_all(
+        self,
+        request: web.Request,
+        response: EventSourceResponse,
+        events: AsyncGenerator[Event],
+    ) -> None:
+        await response.prepare(request)
+        async with response:
+            await response.write(_RETRY)
+            async for event in events:
+                await response.write(self._encoded(event))
+
+    def _encoded(self, event: Event) -> bytes:
+        # Subscribers of one job are woken one after the other with the same
+        # event: it is formatted for the first of them.
+        if self._last[0] is not event:
+            self._last = (event, encode(event))
+        return self._last[1]
+
+    def end_all(self) -> None:
+        """End every stream, soon and in order."""
+        for limit in list(self._open):
+            _end(limit)
+
+    async def sweep(self) -> None:
+        """For ever: end the streams whose clients are gone."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for limit, request in list(self._open.items()):
+                transport = request.transport
+                if transport is None or transport.is_closing():
+                    _end(limit)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+def _end(limit: asyncio.Timeout) -> None:
+    if not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _abort_if_stalled(request: web.Request) -> None:
+    # The end of the answer would wait behind bytes that nobody reads.
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size() > 0:
+        transport.abort()
+
+
+def encode(event: Event) -> bytes:
+    """One event as it goes over the wire; JSON has no line breaks to take care of."""
+    data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
+    place = f"id: {event.id}\r\n" if event.id is not None else ""
+    return f"{place}event: {event.type}\r\ndata: {data}\r\n\r\n".encode()
+
+
+def last_event_id(request: web.Request) -> str | None:
+    """Where the client left off; None for a new subscriber.
+
+    The header that browsers send on reconnecting wins over the query, which
+    they send each time. What is no id of ours makes a new subscriber: it
+    learns the job's state from the ``status`` event.
+    """
+    given = request.headers.get("Last-Event-ID") or request.query.get("lastEventId", "")
+    return given if _EVENT_ID.fullmatch(given) else None

@@ -1,0 +1,166 @@
+"""Rules of jobs that do not need a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+import pytest
+
+from downloadd.errors import JobConflict, JobExpired, JobNotFound
+from downloadd.jobs.service import JobRequest, JobService
+from downloadd.model import (
+    Archive,
+    Event,
+    EventType,
+    Job,
+    JobStatus,
+    Link,
+    Source,
+    terminal_event,
+)
+from downloadd.ports import Created, Deduplication, SystemClock
+
+ARCHIVE = Archive(key="k.zip", size=5, sha256="a" * 64, file_name="order.zip")
+
+
+class Clock(SystemClock):
+    def now(self) -> float:
+        return 1000.0
+
+
+class World:
+    """One job, its events, and a signer that counts."""
+
+    def __init__(self, job: Job, events: list[Event] | None = None) -> None:
+        self.job = job
+        self.events = events or []
+        self.signed = 0
+        self.cancelled = False
+        self.dedup: list[Deduplication] = []
+
+    async def load(self, job_id: str, *, files: bool = False) -> Job:
+        return self.job
+
+    async def cancel(self, job_id: str, now: float) -> Job:
+        self.cancelled = True
+        return self.job
+
+    async def create(self, job: Job, dedup: Deduplication, *, queue_limit: int) -> Created:
+        self.dedup.append(dedup)
+        return Created(job_id=job.id)
+
+    async def sign(self, archive: Archive) -> Link:
+        self.signed += 1
+        return Link(url="https://fresh.example", expires_at=4600.0)
+
+    async def watch(self, job_id: str, after: str) -> AsyncGenerator[Event]:
+        for event in self.events:
+            yield event
+        await asyncio.Event().wait()
+
+
+def service(world: World) -> JobService:
+    part = cast("Any", world)
+    return JobService(
+        store=part, objects=part, feed=part, clock=Clock(), queue_limit=5, dedupe_window=60.0
+    )
+
+
+def job(**fields: Any) -> Job:
+    known = {"id": "j", "user": "ann", "total_files": 1, "created_at": 1.0, "updated_at": 1.0}
+    return Job(**{**known, **fields})
+
+
+def completed(expires_at: float) -> Job:
+    link = Link(url="https://old.example", expires_at=expires_at)
+    return job(status=JobStatus.COMPLETED, archive=ARCHIVE, link=link, cursor="9-0")
+
+
+async def test_somebody_elses_job_is_not_there() -> None:
+    """Whatever is asked of another's job, it does not exist, and nothing happens to it."""
+    world = World(completed(5000.0))
+    jobs = service(world)
+    for asked in (jobs.get("j", "bob"), jobs.cancel("j", "bob"), jobs.link("j", "bob")):
+        with pytest.raises(JobNotFound):
+            await asked
+    assert not world.cancelled
+    assert (await jobs.get("j", "ann")).id == "j"
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "url"),
+    [
+        (5000.0, "https://old.example"),
+        (1030.0, "https://fresh.example"),
+        (1.0, "https://fresh.example"),
+    ],
+)
+async def test_links_are_signed_anew_in_time(expires_at: float, url: str) -> None:
+    """A link that is past its time, or too close to it to be used, is replaced."""
+    world = World(completed(expires_at))
+    _, archive, link = await service(world).link("j", "ann")
+    assert (archive, link.url) == (ARCHIVE, url)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "word"),
+    [
+        ({}, JobConflict, "queued"),
+        ({"status": JobStatus.PROCESSING}, JobConflict, "processing"),
+        ({"status": JobStatus.FAILED, "error": "No such file."}, JobConflict, "No such file."),
+        ({"status": JobStatus.CANCELLED}, JobConflict, "cancelled"),
+        ({"status": JobStatus.EXPIRED, "archive": ARCHIVE}, JobExpired, "removed"),
+    ],
+)
+async def test_no_archive_no_link(
+    fields: dict[str, Any], error: type[Exception], word: str
+) -> None:
+    """Without an archive there is no link, and the sentence says why."""
+    with pytest.raises(error, match=word):
+        await service(World(job(**fields))).link("j", "ann")
+
+
+async def test_deduplication_keys() -> None:
+    """Body and key are hashed with their caller; dedupe false leaves the body out."""
+    world = World(job())
+    jobs = service(world)
+    asked = JobRequest(
+        user="ann", sources=[Source(url="https://a.example")], body_hash="b", idempotency_key="k"
+    )
+    for request in (
+        asked,
+        asked.evolve(user="bob"),
+        asked.evolve(dedupe=False),
+        asked.evolve(idempotency_key=None),
+    ):
+        await jobs.make(request)
+    ann, bob, fresh, keyless = world.dedup
+    assert ann.body_key != bob.body_key
+    assert ann.idempotency_key != bob.idempotency_key
+    assert fresh.body_key is None
+    assert fresh.idempotency_key == ann.idempotency_key
+    assert (keyless.idempotency_key, keyless.idempotency_body) == (None, None)
+    assert keyless.body_key == ann.body_key
+    assert ann.body_window == 60.0
+
+
+async def test_the_end_of_an_old_job_has_a_link_that_works() -> None:
+    """Replayed from the stream, the last event carries the fresh link, not the old one."""
+    old = completed(1.0)
+    progress = Event(type=EventType.PROGRESS, data={}, id="8-0")
+    retried = Event(type=EventType.FAILED, data={}, id="7-0")
+    world = World(old, [retried, progress, terminal_event(old).evolve(id="9-0")])
+    jobs = service(world)
+    told = [event async for event in jobs.watch(await jobs.get("j", "ann"), "1-0")]
+    assert [event.id for event in told] == ["8-0", "9-0"]
+    assert told[-1].data["downloadUrl"] == "https://fresh.example"
+
+
+async def test_an_ended_job_without_a_stream_still_ends() -> None:
+    """Watching from the last event on, or where no stream is left, gives the end at once."""
+    jobs = service(World(completed(5000.0)))
+    for now in (completed(5000.0), completed(5000.0).evolve(cursor=None)):
+        told = [event async for event in jobs.watch(now, "9-0")]
+        assert [event.type for event in told] == [EventType.COMPLETE]

@@ -1,0 +1,57 @@
+"""Bytes to JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from downloadd.errors import ValidationError
+from downloadd.web.body import canonical_hash, decode
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"7",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": 1, "a": 2}',
+        b'{"a": {"b": 1, "b": 1}}',
+        b'{"a": "\\ud800"}',
+        b'{"\\udfff": 1}',
+        b'{"a": "\xff"}',
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe{\x00}\x00",
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b'{"a": 1} x',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
+def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
+    """Everything but one well-formed JSON object in UTF-8 is a validation error."""
+    with pytest.raises(ValidationError):
+        decode(raw)
+
+
+def test_surrogate_pairs_are_characters() -> None:
+    """An escaped pair is one character; only a lone half is refused."""
+    assert decode(b'{"a": "\\ud83d\\ude00"}') == {"a": "😀"}
+
+
+def test_hash_ignores_spacing_and_order() -> None:
+    """Bodies that say the same have one hash, others have another."""
+    first = canonical_hash(json.loads('{"a": 1, "b": [1, 2]}'))
+    assert first == canonical_hash(json.loads('{"b":[1,2],"a":1}'))
+    assert first != canonical_hash(json.loads('{"b":[2,1],"a":1}'))
