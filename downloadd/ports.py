@@ -126,7 +126,11 @@ class Part(Record):
     #: From 1.
     number: int
     size: int
+    #: What the storage calls these bytes; opaque.
     etag: str
+    #: The CRC-32 that the storage itself verified; None where it does not. A
+    #: checkpoint keeps it: some storages ask for it again when the object is made.
+    crc32: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,301 @@
+"""The local store's folder: everything here blocks and runs in a thread.
+
+    <folder>/<key>                    an object, whole: it came by rename
+    <folder>/.meta/<key>.json         what goes with it; written before it
+    <folder>/.uploads/<id>/data       a multipart upload, parts at their offsets
+    <folder>/.uploads/<id>/parts      its journal: a line for each durable part
+    <folder>/.uploads/<id>/upload.json
+    <folder>/.uploads/put-*           an object that is being written
+
+A crash leaves an object as it was or as it shall be. Metadata of ``put`` is
+not synced, to save an fsync on every small object: a power failure may lose
+it, never the bytes; links carry the user's file name themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from downloadd.errors import ObjectMissing, StorageCorrupt, StorageRefused, UploadMissing
+from downloadd.model import Record
+from downloadd.ports import ObjectMeta, Part, Stored
+
+#: Seconds after which an unfinished ``put`` is nobody's any more.
+_STALE_PUT = 24 * 3600
+#: How often a rename may lose its target folder to somebody who tidies up.
+_RENAMES = 5
+_UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placed(Record):
+    """A part as the journal has it."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
+def _sync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def no_upload() -> UploadMissing:
+    """The error for an upload that is not, or no longer, under way."""
+    return UploadMissing("The upload is gone: it was completed, dropped, or never begun.")
+
+
+def placed_part(number: int, placed: Placed) -> Part:
+    """Describe a journalled part to the store's caller."""
+    return Part(number=number, size=placed.size, etag=f"{placed.crc32:08x}", crc32=placed.crc32)
+
+
+def _composite(parts: Iterable[Part]) -> str:
+    """The CRC-32 of the parts' CRC-32s and their number, as S3's composite checksums."""
+    etags = [part.etag for part in parts]
+    return f"{zlib.crc32(''.join(etags).encode()):08x}-{len(etags)}"
+
+
+class Folder:
+    """Objects, metadata and uploads below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uploads = root / ".uploads"
+        self._meta = root / ".meta"
+
+    def prepare(self) -> None:
+        """Make the folders and remove what puts of dead processes left behind."""
+        for path in (self.root, self.uploads, self._meta):
+            path.mkdir(parents=True, exist_ok=True)
+        stale = time.time() - _STALE_PUT
+        for path in self.uploads.glob("put-*"):
+            if path.stat().st_mtime < stale:
+                path.unlink(missing_ok=True)
+
+    def probe(self) -> int:
+        """Write an empty file, and return the bytes that are free."""
+        path = self.uploads / f"put-{secrets.token_hex(16)}"
+        path.touch(exist_ok=False)
+        path.unlink()
+        room = os.statvfs(self.root)
+        return room.f_bavail * room.f_frsize
+
+    # --- objects ---
+
+    def object_path(self, key: str) -> Path:
+        """Return where an object lies; ``StorageRefused`` for a key that leads elsewhere."""
+        segments = key.split("/")
+        safe = key.isprintable() and "\\" not in key and len(key.encode("utf-8", "replace")) <= 1024
+        if not safe or any(not part or part.startswith(".") for part in segments):
+            raise StorageRefused(f"{key!r} cannot be the key of a local file.")
+        return self.root.joinpath(*segments)
+
+    def _meta_path(self, key: str) -> Path:
+        return self._meta / f"{key}.json"
+
+    def write_meta(
+        self, key: str, meta: ObjectMeta, *, parts: str = "", sync: bool = False
+    ) -> None:
+        draft = self.uploads / f"put-{secrets.token_hex(16)}"
+        document = {**_meta_document(meta), "parts": parts}
+        with draft.open("x", encoding="utf-8") as file:
+            json.dump(document, file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        self._rename(draft, self._meta_path(key))
+
+    def read_meta(self, key: str) -> Mapping[str, Any]:
+        """Return what was stored with an object; nothing where a power failure took it."""
+        try:
+            document = json.loads(self._meta_path(key).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def move_in(self, path: Path, key: str) -> None:
+        """Make a synced file the object; on return that is durable."""
+        target = self.object_path(key)
+        self._rename(path, target)
+        for folder in (target.parent, *target.parent.parents):
+            _sync_folder(folder)
+            if folder == self.root:
+                break
+
+    def _rename(self, path: Path, target: Path) -> None:
+        for _ in range(_RENAMES):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # A ``delete`` may take the emptied folder away in between.
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(target)
+                return
+        path.rename(target)
+
+    def describe(self, key: str, metadata: Mapping[str, str] | None = None) -> Stored:
+        """Stat an object; the ETag is that of aiohttp's ``FileResponse``. ``ObjectMissing``."""
+        try:
+            found = self.object_path(key).stat()
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise ObjectMissing(f"There is no {key!r}.") from exc
+        if not stat.S_ISREG(found.st_mode):
+            raise ObjectMissing(f"There is no {key!r}.")
+        if metadata is None:
+            metadata = self.read_meta(key).get("metadata", {})
+        return Stored(
+            size=found.st_size, etag=f"{found.st_mtime_ns:x}-{found.st_size:x}", metadata=metadata
+        )
+
+    def delete(self, key: str) -> None:
+        for path, top in ((self.object_path(key), self.root), (self._meta_path(key), self._meta)):
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == top or not _remove_empty(folder):
+                    break
+
+    # --- uploads ---
+
+    def upload_path(self, upload_id: str) -> Path:
+        if not _UPLOAD_ID.fullmatch(upload_id):
+            raise no_upload()
+        return self.uploads / upload_id
+
+    def begin(self, key: str, meta: ObjectMeta) -> str:
+        self.object_path(key)
+        upload_id = secrets.token_hex(16)
+        # Nobody knows the id before it is returned: an upload is complete or unknown.
+        path = self.uploads / upload_id
+        path.mkdir()
+        for name, text in (
+            ("data", ""),
+            ("parts", ""),
+            ("upload.json", json.dumps({"key": key, **_meta_document(meta)})),
+        ):
+            with (path / name).open("x", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_folder(path)
+        _sync_folder(self.uploads)
+        return upload_id
+
+    def list_parts(self, key: str, upload_id: str) -> list[Part]:
+        self._load_upload(key, upload_id)
+        placed = _journal(self.upload_path(upload_id) / "parts")
+        return [placed_part(number, placed[number]) for number in sorted(placed)]
+
+    def _load_upload(self, key: str, upload_id: str) -> ObjectMeta:
+        path = self.upload_path(upload_id)
+        try:
+            document = json.loads((path / "upload.json").read_bytes())
+        except (FileNotFoundError, ValueError) as exc:
+            raise no_upload() from exc
+        # The data goes first when an upload is completed.
+        if document["key"] != key or not (path / "data").exists():
+            raise no_upload()
+        return ObjectMeta(
+            content_type=document["contentType"],
+            file_name=document["fileName"],
+            metadata=document["metadata"],
+        )
+
+    def complete(self, key: str, upload_id: str, parts: Sequence[Part]) -> Stored:
+        parts = sorted(parts, key=lambda part: part.number)
+        try:
+            meta = self._load_upload(key, upload_id)
+        except UploadMissing:
+            stored = self._completed_before(key, parts)
+            self.abort(upload_id)
+            return stored
+        path = self.upload_path(upload_id)
+        size = _end_of(parts, _journal(path / "parts"))
+        _settle(path / "data", size)
+        self.write_meta(key, meta, parts=_composite(parts), sync=True)
+        self.move_in(path / "data", key)
+        self.abort(upload_id)
+        return self.describe(key, meta.metadata)
+
+    def _completed_before(self, key: str, parts: Sequence[Part]) -> Stored:
+        try:
+            stored = self.describe(key)
+        except ObjectMissing as exc:
+            raise no_upload() from exc
+        same = self.read_meta(key).get("parts") == _composite(parts)
+        if not same or stored.size != sum(part.size for part in parts):
+            raise StorageCorrupt(f"{key!r} is not what these parts make.")
+        return stored
+
+    def abort(self, upload_id: str) -> None:
+        if _UPLOAD_ID.fullmatch(upload_id) and (path := self.uploads / upload_id).exists():
+            shutil.rmtree(path)
+
+
+def _meta_document(meta: ObjectMeta) -> dict[str, Any]:
+    return {
+        "contentType": meta.content_type,
+        "fileName": meta.file_name,
+        "metadata": dict(meta.metadata),
+    }
+
+
+def _remove_empty(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _journal(path: Path) -> dict[int, Placed]:
+    """Read an upload's journal; of several lines for one part the last one counts."""
+    return dict(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Placed]]:
+    for line in path.read_bytes().splitlines():
+        try:
+            number, offset, size, crc32 = json.loads(line)
+        except ValueError:
+            # Blank, or cut off by a crash: that part was never acknowledged.
+            continue
+        yield number, Placed(offset=offset, size=size, crc32=crc32)
+
+
+def _end_of(parts: Sequence[Part], journal: Mapping[int, Placed]) -> int:
+    """Return where the last part ends; ``StorageCorrupt`` unless they join, as journalled."""
+    end = 0
+    for part in parts:
+        placed = journal.get(part.number)
+        if placed is None or placed_part(part.number, placed) != part or placed.offset != end:
+            raise StorageCorrupt(f"Part {part.number} is not stored as it was sent.")
+        end += placed.size
+    return end
+
+
+def _settle(path: Path, size: int) -> None:
+    """Make a file's size that of its parts, and all of it durable."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if (found := os.fstat(fd).st_size) < size:
+            raise StorageCorrupt(f"The upload has {found} bytes of {size}.")
+        # Parts that are not asked for end here, as they do in S3.
+        os.ftruncate(fd, size)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
