@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -61,7 +60,16 @@ def with_shell(folder: Path, origin: str, gateway: Gateway) -> Result:
         "S3_ENDPOINT_URL": gateway.endpoint,
     }
     steps = [
-        ["curl", "-sS", "--fail", "--parallel", "--parallel-max", "8", "-K", "curl.txt"],
+        [
+            "curl",
+            "--no-progress-meter",
+            "--fail",
+            "--parallel",
+            "--parallel-max",
+            "8",
+            "-K",
+            "curl.txt",
+        ],
         ["sh", "-c", "zip -q -0 archive.zip large-*.bin"],
         ["s5cmd", "--log", "error", "cp", "archive.zip", "s3://bench/shell.zip"],
     ]
@@ -69,6 +77,5 @@ def with_shell(folder: Path, origin: str, gateway: Gateway) -> Result:
     for step in steps:
         subprocess.run(step, cwd=folder, env=environment, check=True, timeout=JOB_SECONDS)
     wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
-    shutil.rmtree(folder)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Result(wall, cpu, after.ru_maxrss / 1024)

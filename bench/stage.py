@@ -114,7 +114,6 @@ def service(folder: Path, origin_url: str, gateway: Gateway | None) -> Iterator[
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "DOWNLOADD_NETWORK_ALLOW": origin_url.removeprefix("http://"),
-        "DOWNLOADD_TELEMETRY_LOG_LEVEL": "warning",
     }
     if gateway is not None:
         environment |= {

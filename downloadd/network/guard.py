@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote_from_bytes
 
@@ -159,6 +160,7 @@ class AddressGuard:
         )
 
 
+@lru_cache(maxsize=4096)
 def canonical_host(host: str) -> str:
     """Return a host in the one form that is compared and dialled.
 
@@ -185,6 +187,7 @@ def _unzoned(host: str) -> IPv6Address:
     return address
 
 
+@lru_cache(maxsize=4096)
 def _literal(host: str) -> Address | None:
     try:
         return ip_address(host)

@@ -197,7 +197,11 @@ class Spool:
 
     async def clear(self, job_id: str) -> None:
         """Remove what is left of a job."""
-        await self.run(shutil.rmtree, self._root / job_id, True)
+        if self._is_there(job_id):  # small jobs leave nothing, and need no thread
+            await self.run(shutil.rmtree, self._root / job_id, True)
+
+    def _is_there(self, job_id: str) -> bool:
+        return os.path.lexists(self._root / job_id)
 
 
 async def settled(future: asyncio.Future[R]) -> None:
