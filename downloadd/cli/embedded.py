@@ -1,0 +1,72 @@
+"""A whole server inside a command: its own folder, its own port, gone when the command ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from downloadd.cli.serve import Serving, fast_loop, serving
+from downloadd.config import load
+from downloadd.telemetry import logs
+
+#: As shells have it for a program that SIGTERM ended.
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+@asynccontextmanager
+async def embedded_server(
+    *,
+    allow: Sequence[str] = (),
+    log_level: str = "error",
+) -> AsyncIterator[Serving]:
+    """A server on loopback that keeps everything in a temporary folder.
+
+    It listens to no environment and no file but ``TMPDIR``: where the folder,
+    and so the archive, is to be. ``allow`` is ``network.allow``. Raises
+    ``ConfigError`` for an entry of it that makes no sense, and what
+    ``serving`` raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="downloadd-") as folder:
+        settings = load(
+            None,
+            {},
+            {
+                "server.host": "127.0.0.1",
+                "server.port": 0,
+                "state.data_dir": str(Path(folder) / "data"),
+                "storage.kind": "local",
+                "network.allow": list(allow),
+                "telemetry.log_level": log_level,
+            },
+        )
+        logs.configure(level=settings.telemetry.log_level)
+        async with serving(settings) as server:
+            yield server
+
+
+def run_to_end(main: Coroutine[Any, Any, int]) -> int:
+    """Run a command to its exit status. SIGINT and SIGTERM cancel it, so that it can clean up.
+
+    SIGINT ends in ``KeyboardInterrupt``, SIGTERM in the status 143.
+    """
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        try:
+            return runner.run(_cancelled_by_sigterm(main))
+        except asyncio.CancelledError:
+            return EXIT_TERMINATED
+
+
+async def _cancelled_by_sigterm(main: Coroutine[Any, Any, int]) -> int:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a command runs in a task")
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await main
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
