@@ -183,7 +183,7 @@ async def _objects(app: web.Application) -> AsyncIterator[None]:
     if storage.kind == "local":
         async with open_local_store(
             settings.state.data_dir / "archives",
-            base_url=lambda: app[SITE].base_url,
+            base_url=app[SITE].base_url,
             secret=load_secret(settings.state.data_dir / "links.key"),
             presign_ttl=storage.presign_ttl,
         ) as local:

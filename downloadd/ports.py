@@ -139,6 +139,7 @@ class Stored(Record):
 
     size: int
     etag: str
+    #: Empty where the storage keeps none.
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 

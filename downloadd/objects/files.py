@@ -1,15 +1,15 @@
 """The local store's folder: everything here blocks and runs in a thread.
 
     <folder>/<key>                    an object, whole: it came by rename
-    <folder>/.meta/<key>.json         what goes with it; written before it
+    <folder>/.meta/<key>.json         of one that was uploaded in parts: of which
     <folder>/.uploads/<id>/data       a multipart upload, parts at their offsets
     <folder>/.uploads/<id>/parts      its journal: a line for each durable part
     <folder>/.uploads/<id>/upload.json
     <folder>/.uploads/put-*           an object that is being written
 
-A crash leaves an object as it was or as it shall be. Metadata of ``put`` is
-not synced, to save an fsync on every small object: a power failure may lose
-it, never the bytes; links carry the user's file name themselves.
+A crash leaves an object as it was or as it shall be. What else is said of an
+object (its file name, its job) is not kept: links carry the file name
+themselves, and every file less is felt by small jobs.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from downloadd.errors import ObjectMissing, StorageCorrupt, StorageRefused, UploadMissing
 from downloadd.model import Record
-from downloadd.ports import ObjectMeta, Part, Stored
+from downloadd.ports import Part, Stored
 
 #: Seconds after which an unfinished ``put`` is nobody's any more.
 _STALE_PUT = 24 * 3600
@@ -73,12 +72,14 @@ def _composite(parts: Iterable[Part]) -> str:
 
 
 class Folder:
-    """Objects, metadata and uploads below one folder."""
+    """Objects and uploads below one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uploads = root / ".uploads"
         self._meta = root / ".meta"
+        #: Kept open: every object that comes has it synced.
+        self._root_fd: int | None = None
 
     def prepare(self) -> None:
         """Make the folders and remove what puts of dead processes left behind."""
@@ -110,45 +111,50 @@ class Folder:
     def _meta_path(self, key: str) -> Path:
         return self._meta / f"{key}.json"
 
-    def write_meta(
-        self, key: str, meta: ObjectMeta, *, parts: str = "", sync: bool = False
-    ) -> None:
+    def note_parts(self, key: str, composite: str) -> None:
+        """Write down of which parts an object is made, before it is there."""
         draft = self.uploads / f"put-{secrets.token_hex(16)}"
-        document = {**_meta_document(meta), "parts": parts}
         with draft.open("x", encoding="utf-8") as file:
-            json.dump(document, file)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+            json.dump({"parts": composite}, file)
+            file.flush()
+            os.fsync(file.fileno())
         self._rename(draft, self._meta_path(key))
 
-    def read_meta(self, key: str) -> Mapping[str, Any]:
-        """Return what was stored with an object; nothing where a power failure took it."""
+    def _noted_parts(self, key: str) -> str | None:
         try:
             document = json.loads(self._meta_path(key).read_bytes())
         except (FileNotFoundError, ValueError):
-            return {}
-        return document if isinstance(document, dict) else {}
+            return None
+        return document.get("parts") if isinstance(document, dict) else None
 
     def move_in(self, path: Path, key: str) -> None:
         """Make a synced file the object; on return that is durable."""
         target = self.object_path(key)
         self._rename(path, target)
         for folder in (target.parent, *target.parent.parents):
-            _sync_folder(folder)
             if folder == self.root:
                 break
+            _sync_folder(folder)
+        if self._root_fd is None:
+            self._root_fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(self._root_fd)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._root_fd is not None:
+            os.close(self._root_fd)
+            self._root_fd = None
 
     def _rename(self, path: Path, target: Path) -> None:
         for _ in range(_RENAMES):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # A ``delete`` may take the emptied folder away in between.
+            # A ``delete`` may take the emptied folder away again.
             with contextlib.suppress(FileNotFoundError):
                 path.rename(target)
                 return
+            target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
 
-    def describe(self, key: str, metadata: Mapping[str, str] | None = None) -> Stored:
+    def describe(self, key: str) -> Stored:
         """Stat an object; the ETag is that of aiohttp's ``FileResponse``. ``ObjectMissing``."""
         try:
             found = self.object_path(key).stat()
@@ -156,11 +162,7 @@ class Folder:
             raise ObjectMissing(f"There is no {key!r}.") from exc
         if not stat.S_ISREG(found.st_mode):
             raise ObjectMissing(f"There is no {key!r}.")
-        if metadata is None:
-            metadata = self.read_meta(key).get("metadata", {})
-        return Stored(
-            size=found.st_size, etag=f"{found.st_mtime_ns:x}-{found.st_size:x}", metadata=metadata
-        )
+        return stored(found)
 
     def delete(self, key: str) -> None:
         for path, top in ((self.object_path(key), self.root), (self._meta_path(key), self._meta)):
@@ -176,7 +178,7 @@ class Folder:
             raise no_upload()
         return self.uploads / upload_id
 
-    def begin(self, key: str, meta: ObjectMeta) -> str:
+    def begin(self, key: str) -> str:
         self.object_path(key)
         upload_id = secrets.token_hex(16)
         # Nobody knows the id before it is returned: an upload is complete or unknown.
@@ -185,7 +187,7 @@ class Folder:
         for name, text in (
             ("data", ""),
             ("parts", ""),
-            ("upload.json", json.dumps({"key": key, **_meta_document(meta)})),
+            ("upload.json", json.dumps({"key": key})),
         ):
             with (path / name).open("x", encoding="utf-8") as file:
                 file.write(text)
@@ -196,11 +198,11 @@ class Folder:
         return upload_id
 
     def list_parts(self, key: str, upload_id: str) -> list[Part]:
-        self._load_upload(key, upload_id)
+        self._check_upload(key, upload_id)
         placed = _journal(self.upload_path(upload_id) / "parts")
         return [placed_part(number, placed[number]) for number in sorted(placed)]
 
-    def _load_upload(self, key: str, upload_id: str) -> ObjectMeta:
+    def _check_upload(self, key: str, upload_id: str) -> None:
         path = self.upload_path(upload_id)
         try:
             document = json.loads((path / "upload.json").read_bytes())
@@ -209,49 +211,41 @@ class Folder:
         # The data goes first when an upload is completed.
         if document["key"] != key or not (path / "data").exists():
             raise no_upload()
-        return ObjectMeta(
-            content_type=document["contentType"],
-            file_name=document["fileName"],
-            metadata=document["metadata"],
-        )
 
     def complete(self, key: str, upload_id: str, parts: Sequence[Part]) -> Stored:
         parts = sorted(parts, key=lambda part: part.number)
         try:
-            meta = self._load_upload(key, upload_id)
+            self._check_upload(key, upload_id)
         except UploadMissing:
-            stored = self._completed_before(key, parts)
+            found = self._completed_before(key, parts)
             self.abort(upload_id)
-            return stored
+            return found
         path = self.upload_path(upload_id)
         size = _end_of(parts, _journal(path / "parts"))
         _settle(path / "data", size)
-        self.write_meta(key, meta, parts=_composite(parts), sync=True)
+        self.note_parts(key, _composite(parts))
         self.move_in(path / "data", key)
         self.abort(upload_id)
-        return self.describe(key, meta.metadata)
+        return self.describe(key)
 
     def _completed_before(self, key: str, parts: Sequence[Part]) -> Stored:
         try:
-            stored = self.describe(key)
+            found = self.describe(key)
         except ObjectMissing as exc:
             raise no_upload() from exc
-        same = self.read_meta(key).get("parts") == _composite(parts)
-        if not same or stored.size != sum(part.size for part in parts):
+        same = self._noted_parts(key) == _composite(parts)
+        if not same or found.size != sum(part.size for part in parts):
             raise StorageCorrupt(f"{key!r} is not what these parts make.")
-        return stored
+        return found
 
     def abort(self, upload_id: str) -> None:
         if _UPLOAD_ID.fullmatch(upload_id) and (path := self.uploads / upload_id).exists():
             shutil.rmtree(path)
 
 
-def _meta_document(meta: ObjectMeta) -> dict[str, Any]:
-    return {
-        "contentType": meta.content_type,
-        "fileName": meta.file_name,
-        "metadata": dict(meta.metadata),
-    }
+def stored(found: os.stat_result) -> Stored:
+    """Describe an object from its file's status."""
+    return Stored(size=found.st_size, etag=f"{found.st_mtime_ns:x}-{found.st_size:x}")
 
 
 def _remove_empty(folder: Path) -> bool:

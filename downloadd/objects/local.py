@@ -27,6 +27,8 @@ from downloadd.objects.links import LinkSigner
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
 from downloadd.ports import ObjectMeta, Part, PartBody, Stored
 
+#: Only archives are stored here.
+CONTENT_TYPE = "application/zip"
 _CHUNK = 1024 * 1024
 #: Writes and fsyncs under way at once.
 _THREADS = 16
@@ -76,7 +78,7 @@ class LocalStore:
         folder: Folder,
         threads: ThreadPoolExecutor,
         *,
-        base_url: Callable[[], str],
+        base_url: str,
         secret: bytes,
         presign_ttl: int,
     ) -> None:
@@ -126,13 +128,13 @@ class LocalStore:
         draft = Draft(self._folder)
         try:
             rest = await self._write(body, draft.write)
-            return await self._run(draft.publish, rest, key, meta)
+            return await self._run(draft.publish, rest, key, body.crc32)
         except BaseException:
             await self._run(draft.discard)
             raise
 
     async def begin(self, key: str, meta: ObjectMeta) -> str:
-        return await self._run(self._folder.begin, key, meta)
+        return await self._run(self._folder.begin, key)
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: PartBody) -> Part:
         writer = PartWriter(self._folder, upload_id, number, body.offset)
@@ -172,7 +174,7 @@ class LocalStore:
 
     async def sign(self, archive: Archive) -> Link:
         expires = int(time.time()) + self._presign_ttl
-        url = self._links.url(self._base_url(), archive.key, expires, archive.file_name)
+        url = self._links.url(self._base_url, archive.key, expires, archive.file_name)
         return Link(url=url, expires_at=expires)
 
     async def resolve(self, key: str, expires: str, name: str, signature: str) -> LocalFile:
@@ -185,13 +187,13 @@ class LocalStore:
         return await self._run(self._local_file, key, name)
 
     def _local_file(self, key: str, name: str) -> LocalFile:
-        stored = self._folder.describe(key, {})
+        stored = self._folder.describe(key)
         return LocalFile(
             path=self._folder.object_path(key),
             file_name=name,
             size=stored.size,
             etag=stored.etag,
-            content_type=self._folder.read_meta(key).get("contentType", "application/octet-stream"),
+            content_type=CONTENT_TYPE,
             disposition=attachment(name),
         )
 
@@ -226,21 +228,21 @@ def _translated(root: Path) -> Iterator[None]:
 async def open_local_store(
     folder: Path,
     *,
-    base_url: Callable[[], str],
+    base_url: str,
     secret: bytes,
     presign_ttl: int = 3600,
 ) -> AsyncIterator[LocalStore]:
     """Open a folder, making it if need be.
 
-    ``base_url`` is asked at each ``sign``, as the port may be known only when
-    the server listens; it has no slash at its end. ``secret`` signs links
-    (``links.load_secret``), ``presign_ttl`` is their life in seconds. Raises
-    ``StorageRefused`` or ``StorageUnavailable``.
+    Links begin with ``base_url``, which has no slash at its end, and are
+    signed with ``secret`` (``links.load_secret``) for ``presign_ttl`` seconds.
+    Raises ``StorageRefused`` or ``StorageUnavailable``.
     """
+    place = Folder(folder)
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="objects")
     try:
         store = LocalStore(
-            place := Folder(folder),
+            place,
             threads,
             base_url=base_url,
             secret=secret,
@@ -251,3 +253,4 @@ async def open_local_store(
         yield store
     finally:
         threads.shutdown(wait=True)
+        place.close()

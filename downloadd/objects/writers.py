@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from downloadd.objects.files import Folder, Placed, no_upload, placed_part
-from downloadd.ports import ObjectMeta, Part, Stored
+from downloadd.objects.files import Folder, Placed, no_upload, placed_part, stored
+from downloadd.ports import Part, Stored
 
 #: Where there is none, a full sync does the same and a little more.
 _sync_data = getattr(os, "fdatasync", os.fsync)
@@ -53,19 +53,27 @@ class Draft:
         self._folder = folder
         self._file = Descriptor(folder.uploads / f"put-{secrets.token_hex(16)}")
         self._end = 0
+        self._begun = False
 
     def write(self, chunks: Sequence[bytes]) -> None:
+        self._begun = True
         fd = self._file.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._end = _write_at(fd, chunks, self._end)
 
-    def publish(self, chunks: Sequence[bytes], key: str, meta: ObjectMeta) -> Stored:
-        """Write the last bytes and make them the object; on return it is durable."""
-        self.write(chunks)
-        os.fsync(self._file.open(os.O_WRONLY))
+    def publish(self, chunks: Sequence[bytes], key: str, crc32: int) -> Stored:
+        """Write the last bytes and make them the object; on return it is durable.
+
+        After each call to the system a thread waits until the event loop lets
+        the interpreter's lock go, so there are as few as can be: opened like
+        this, the write is the sync too.
+        """
+        fd = self._file.open(os.O_WRONLY | os.O_CREAT | getattr(os, "O_DSYNC", 0))
+        self._end = _write_at(fd, [b"".join(chunks)], self._end)
+        if self._begun or not hasattr(os, "O_DSYNC"):
+            _sync_data(fd)
         self._file.close()
-        self._folder.write_meta(key, meta)
         self._folder.move_in(self._file.path, key)
-        return self._folder.describe(key, meta.metadata)
+        return Stored(size=self._end, etag=f"{crc32:08x}")
 
     def discard(self) -> None:
         """Forget what was written; what was published stays."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from downloadd.errors import (
     FormatMismatch,
     SizeMismatch,
     SourceChanged,
+    SourceTruncated,
 )
 from downloadd.formats import mismatch
 from downloadd.model import FileEntry, Record
@@ -112,15 +114,20 @@ class FileFetch:
         job_id: str,
         entry: FileEntry,
         *,
+        name: str,
         compress: bool,
         on_bytes: Callable[[int], None],
     ) -> None:
-        """Prepare; ``on_bytes`` hears of each chunk and raises to stop the fetch."""
+        """Prepare. ``name`` is the one planned for the file.
+
+        ``on_bytes`` hears of each chunk and raises to stop the fetch.
+        """
         self._services = services
+        self._job_id = job_id
         self._entry = entry
+        self._name = name
         self._compress = compress
         self._on_bytes = on_bytes
-        self._path = services.spool.path(job_id, entry.index)
         #: Requests made.
         self.attempts = 0
         self._reset()
@@ -145,18 +152,23 @@ class FileFetch:
     async def run(self) -> Fetched:
         """Fetch and verify the file; raises its final ``FileError``."""
         policy = self._services.policy
-        failures = 0
+        failures = reached = 0
+        truncated: SourceTruncated | None = None
         while True:
-            before = self.received
             try:
                 return await self._attempt()
             except DownloaddError as exc:
+                if isinstance(exc, SourceTruncated):
+                    truncated = exc
                 # Bytes stitched from several answers may be those of two files.
                 again = exc.transient or (isinstance(exc, ChecksumMismatch) and self._stitched)
-                headway = self._answer.validator and self.received - before >= _HEADWAY
+                headway = self._answer.validator and self.received - reached >= _HEADWAY
+                reached = max(reached, self.received)
                 failures = 1 if headway else failures + 1
                 if not again or failures > policy.retries:
-                    raise
+                    # A file that is shorter than announced has nothing at its
+                    # announced end: that looks changed, and is a lie.
+                    raise truncated if truncated and isinstance(exc, SourceChanged) else exc
                 if isinstance(exc, (SourceChanged, ChecksumMismatch)):
                     await self.close()
                 pause = self._pause(failures, exc)
@@ -250,6 +262,10 @@ class FileFetch:
                 await settled(hop)
                 raise
 
+    @property
+    def _path(self) -> Path:
+        return self._services.spool.path(self._job_id, self._entry.index)
+
     async def _room(self) -> None:
         disk = self._services.spool.disk
         if self._reservation is None:
@@ -273,7 +289,7 @@ class FileFetch:
         policy = self._services.policy
         if policy.format_check == "off":
             return
-        name = self._entry.source.name or self._answer.file_name or self._entry.name or ""
+        name = self._entry.source.name or self._answer.file_name or self._name
         complaint = mismatch(name, self._answer.content_type, head)
         if complaint is None:
             return
@@ -295,7 +311,7 @@ class FileFetch:
         if reservation is None:
             raise AssertionError("bytes went to disk without a reservation")
         reservation.shrink(absorber.packed)
-        payload = FilePayload(self._services.spool, self._path, absorber.packed, reservation)
+        payload = FilePayload(self._services.spool, absorber.path, absorber.packed, reservation)
         method = Method.DEFLATED if absorber.deflated else Method.STORED
         return self._fetched(payload, method, absorber.digester, absorber.packed)
 
@@ -314,7 +330,8 @@ class FileFetch:
         return self._fetched(payload, method, digester, len(packed))
 
     def _pack(self, data: bytes) -> tuple[bytes, Method]:
-        if self._compress and compressible(data):
+        # Nearly every byte value within a KiB: packed or encrypted already.
+        if self._compress and len(set(data[:1024])) < 240 and compressible(data):
             deflater = Deflater()
             packed = deflater.update(data) + deflater.finish()
             if len(packed) < len(data):
@@ -329,7 +346,7 @@ class FileFetch:
         await spool.run(writer.absorb_sync, [packed])
         await spool.run(writer.finish_sync)
         reservation, self._reservation, self._absorber = self._reservation, None, None
-        return FilePayload(spool, self._path, len(packed), reservation)
+        return FilePayload(spool, writer.path, len(packed), reservation)
 
     def _verify(self, digester: Digester) -> None:
         verify(

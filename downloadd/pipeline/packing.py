@@ -173,6 +173,6 @@ class Packing:
 
 def _pristine(entry: FileEntry) -> FileEntry:
     """A file as if it had not been tried; one that failed for good stays so."""
-    if entry.status is FileStatus.FAILED:
+    if entry.status in (FileStatus.FAILED, FileStatus.PENDING):
         return entry
     return FileEntry(index=entry.index, source=entry.source)

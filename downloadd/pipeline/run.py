@@ -202,7 +202,8 @@ class JobRun:
             fetch = FileFetch(
                 self._services.fetch,
                 self._job.id,
-                self._packing.files[index].evolve(name=self._packing.names.planned(index)),
+                self._packing.files[index],
+                name=self._packing.names.planned(index),
                 compress=self._job.options.compress,
                 on_bytes=self._count,
             )

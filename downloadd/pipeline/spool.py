@@ -118,7 +118,7 @@ class Absorber:
     def __init__(self, path: Path, digester: Digester, deflater: Deflater | None) -> None:
         self.digester = digester
         self.packed = 0
-        self._path = path
+        self.path = path
         self._deflater = deflater
         self._file: int | None = None
 
@@ -144,15 +144,15 @@ class Absorber:
 
     def discard_sync(self) -> None:
         self.close_sync()
-        self._path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         with disk_errors():
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-                self._file = os.open(self._path, flags, 0o600)
+                self._file = os.open(self.path, flags, 0o600)
             while view:
                 written = os.write(self._file, view)
                 self.packed += written

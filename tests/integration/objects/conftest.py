@@ -63,9 +63,7 @@ async def s3_store(gateway: Gateway, bucket: str) -> AsyncIterator[S3Store]:
 
 @pytest.fixture
 async def local_store(tmp_path: Path) -> AsyncIterator[LocalStore]:
-    async with open_local_store(
-        tmp_path / "objects", base_url=lambda: BASE_URL, secret=SECRET
-    ) as store:
+    async with open_local_store(tmp_path / "objects", base_url=BASE_URL, secret=SECRET) as store:
         yield store
 
 
@@ -76,7 +74,7 @@ async def store(
     """Each store in turn: S3 as most know it, S3 that verifies CRC-32, a folder."""
     if request.param == "local":
         async with open_local_store(
-            tmp_path / "objects", base_url=lambda: BASE_URL, secret=SECRET
+            tmp_path / "objects", base_url=BASE_URL, secret=SECRET
         ) as local:
             yield local
     else:

@@ -138,6 +138,22 @@ async def test_tries_that_bring_something_do_not_count(make_bench: MakeBench) ->
     assert len(bench.reader.asked) == 10
 
 
+async def test_a_file_shorter_than_announced_ends_as_truncated(make_bench: MakeBench) -> None:
+    """Whole files fetched again are no headway; the lie about the length is what is told."""
+    sent = DATA[: 3 * MIB]
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer | DownloaddError:
+        if offset:
+            return SourceChanged("416")
+        return Answer(data=sent, size=len(DATA), error=SourceTruncated("It ended early."))
+
+    bench = make_bench(script)
+    with pytest.raises(SourceTruncated):
+        await fetch(bench)
+    assert len(bench.reader.asked) <= 5
+    assert bench.clean()
+
+
 async def test_retry_after_is_honoured(make_bench: MakeBench) -> None:
     """A source that names a pause gets it; one that asks for too much has answered for good."""
     bench = make_bench(
