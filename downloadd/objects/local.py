@@ -128,7 +128,7 @@ class LocalStore:
         draft = Draft(self._folder)
         try:
             rest = await self._write(body, draft.write)
-            return await self._run(draft.publish, rest, key, body.crc32)
+            return await self._run(draft.publish, rest, key)
         except BaseException:
             await self._run(draft.discard)
             raise

@@ -60,7 +60,7 @@ class Draft:
         fd = self._file.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._end = _write_at(fd, chunks, self._end)
 
-    def publish(self, chunks: Sequence[bytes], key: str, crc32: int) -> Stored:
+    def publish(self, chunks: Sequence[bytes], key: str) -> Stored:
         """Write the last bytes and make them the object; on return it is durable.
 
         After each call to the system a thread waits until the event loop lets
@@ -71,9 +71,10 @@ class Draft:
         self._end = _write_at(fd, [b"".join(chunks)], self._end)
         if self._begun or not hasattr(os, "O_DSYNC"):
             _sync_data(fd)
+        found = os.fstat(fd)
         self._file.close()
         self._folder.move_in(self._file.path, key)
-        return Stored(size=self._end, etag=f"{crc32:08x}")
+        return stored(found)
 
     def discard(self) -> None:
         """Forget what was written; what was published stays."""

@@ -166,9 +166,11 @@ class FileFetch:
                 reached = max(reached, self.received)
                 failures = 1 if headway else failures + 1
                 if not again or failures > policy.retries:
-                    # A file that is shorter than announced has nothing at its
-                    # announced end: that looks changed, and is a lie.
-                    raise truncated if truncated and isinstance(exc, SourceChanged) else exc
+                    if truncated is not None and isinstance(exc, SourceChanged):
+                        # A file that is shorter than announced refuses the
+                        # range that is missing: it looks changed, and is a lie.
+                        raise truncated from exc
+                    raise
                 if isinstance(exc, (SourceChanged, ChecksumMismatch)):
                     await self.close()
                 pause = self._pause(failures, exc)

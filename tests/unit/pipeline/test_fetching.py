@@ -36,7 +36,14 @@ URL = "http://files.example/file.bin"
 
 async def fetch(bench: Bench, *, compress: bool = True, **source: Any) -> Fetched:
     entry = FileEntry(index=0, source=Source(url=URL, **source))
-    task = FileFetch(bench.services.fetch, "job", entry, compress=compress, on_bytes=lambda _: None)
+    task = FileFetch(
+        bench.services.fetch,
+        "job",
+        entry,
+        name="file.bin",
+        compress=compress,
+        on_bytes=lambda _: None,
+    )
     try:
         return await task.run()
     finally:
@@ -106,7 +113,8 @@ async def test_a_changed_range_begins_anew(make_bench: MakeBench) -> None:
             Answer(data=DATA[:MIB], size=len(DATA), error=SourceUnreachable("Lost.")),
             Answer(data=DATA[MIB:], offset=MIB, size=len(DATA) + 1),
             Answer(data=DATA, size=len(DATA)),
-        )
+        ),
+        retries=4,
     )
     assert payload_bytes(await fetch(bench)) == DATA
     assert [offset for _, offset, _ in bench.reader.asked] == [0, MIB, 0, MIB, 0]
