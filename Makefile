@@ -14,7 +14,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 .PHONY: help demo serve test lint bench clean tools
 
 help:
-	@echo "make demo    a server, three files and one verified archive, on this machine alone"
+	@echo "make demo    a server, eleven files from a difficult origin and one verified archive"
 	@echo "make serve   the server"
 	@echo "make test    every test"
 	@echo "make lint    ruff and mypy"

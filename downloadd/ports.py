@@ -266,6 +266,8 @@ class Created(Record):
     replayed: bool = False
     #: It was found by its Idempotency-Key.
     by_key: bool = False
+    #: Of a job just made: 1 is next.
+    queue_position: int | None = None
 
 
 class JobStore(Protocol):

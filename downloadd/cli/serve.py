@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -29,6 +30,8 @@ DRAIN_SECONDS = 20.0
 REQUEST_SECONDS = 2.0
 #: Connections that may wait to be accepted: bursts of reconnecting browsers.
 BACKLOG = 1024
+#: From glibc's malloc.h.
+_M_ARENA_MAX = -8
 
 _log = structlog.get_logger("downloadd.serve")
 
@@ -52,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         log_format=settings.telemetry.log_format,
         service=settings.telemetry.service_name,
     )
+    _bound_arenas()
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
         runner.run(_serve(settings))
     return 0
@@ -122,7 +126,7 @@ async def _serve(settings: Settings) -> None:
     stop, at_once = asyncio.Event(), asyncio.Event()
     with _signals(stop, at_once):
         async with serving(settings) as server:
-            _spare_the_collector()
+            _settle_memory()
             _announce(settings, server)
             await stop.wait()
             _log.info("server.stopping", grace=DRAIN_SECONDS)
@@ -131,8 +135,18 @@ async def _serve(settings: Settings) -> None:
     _log.info("server.stopped")
 
 
-def _spare_the_collector() -> None:
-    """Look for garbage cycles less often, and not among what stays anyhow.
+def _bound_arenas() -> None:
+    """Let all threads share two heaps of glibc's, where it is glibc.
+
+    By default each thread has one of its own, and each keeps the megabytes
+    that once passed through it: some 20 MiB for a busy server.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def _settle_memory() -> None:
+    """Look for garbage cycles less often, and give back what only the start needed.
 
     Requests and jobs make few cycles but many objects; by default the
     collector runs after every 700 of them.
@@ -140,6 +154,8 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager

@@ -85,8 +85,8 @@ class JobService:
             queue_limit=self._queue_limit,
         )
         if created.replayed:
-            job = await self.refresh(await self._store.load(created.job_id))
-        return job, created
+            return await self.refresh(await self._store.load(created.job_id)), created
+        return job.evolve(queue_position=created.queue_position), created
 
     async def get(self, job_id: str, user: str, *, files: bool = False) -> Job:
         """Read a job of this user's, with a link that works. ``JobNotFound``."""

@@ -59,9 +59,17 @@ class ArchivePart:
         for run in self._runs:
             yield _read(run) if self.in_memory else await self._spool.run(_read, run)
 
-    def chunks_sync(self) -> Iterator[bytes]:
-        """The same, blocking."""
-        return map(_read, self._runs)
+    def pieces_sync(self) -> Iterator[bytes | memoryview]:
+        """The same bytes, blocking; each piece is to be used before the next is asked for."""
+        buffer = memoryview(bytearray(min(HOP, self.size)))
+        for run in self._runs:
+            for piece in run:
+                if isinstance(piece, bytes):
+                    yield piece
+                else:
+                    view = buffer[: piece.length]
+                    piece.payload.read_into_sync(piece.offset, view)
+                    yield view
 
 
 class ArchiveHash:
@@ -87,7 +95,7 @@ class ArchiveHash:
 
     def _add_sync(self, part: ArchivePart) -> None:
         crc = 0
-        for chunk in part.chunks_sync():
+        for chunk in part.pieces_sync():
             self._sha256.update(chunk)
             crc = isal_zlib.crc32(chunk, crc)
         part.crc32 = crc

@@ -5,14 +5,16 @@
 --       idempotency digest or '', body of the idempotency key, its seconds,
 --       body digest or '', its seconds, seconds in the user's list,
 --       event data, headers or '', fields...
--- Returns {'made'|'key'|'body', id} | {'conflict'} | {'full'}
+-- Returns {'made', id, place in the queue} | {'key'|'body', id} | {'conflict'} | {'full'}
 local job, events, queue, sequence, user_jobs, headers = unpack(KEYS, 1, 6)
 local idempotency, dedupe = KEYS[7], KEYS[8]
 local id, created = ARGV[1], tonumber(ARGV[4])
 local by_key, by_body = ARGV[7] ~= '', ARGV[10] ~= ''
 
 -- The answer to an earlier try was lost.
-if redis.call('EXISTS', job) == 1 then return { 'made', id } end
+if redis.call('EXISTS', job) == 1 then
+  return { 'made', id, (redis.call('ZRANK', queue, id) or -1) + 1 }
+end
 
 local function status_of(other)
   return redis.call('HGET', string.format(ARGV[6], other), 'status')
@@ -59,4 +61,4 @@ if by_body then
 end
 append(job, events, 'status', ARGV[13])
 if waiting == 0 then redis.call('PUBLISH', ARGV[5], 'wake') end
-return { 'made', id }
+return { 'made', id, redis.call('ZRANK', queue, id) + 1 }

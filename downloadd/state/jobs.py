@@ -286,10 +286,10 @@ def _unknown(job_id: str) -> JobNotFound:
     return JobNotFound(f"There is no job {job_id}; it may have expired.")
 
 
-def _created(reply: Sequence[str]) -> Created:
+def _created(reply: Sequence[Any]) -> Created:
     match reply:
-        case ["made", job_id]:
-            return Created(job_id=job_id)
+        case ["made", job_id, place]:
+            return Created(job_id=job_id, queue_position=int(place) or None)
         case ["full"]:
             raise QueueFull("The queue is full; try again later.", retry_after=10.0)
         case ["conflict"]:
