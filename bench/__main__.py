@@ -6,7 +6,6 @@ Everything runs on this machine, so only ratios within one run mean much.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -83,9 +82,9 @@ def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
         base = folder / f"small-{number}"
         base.mkdir()
         with storage(base / "s3") as gateway, service(base / "on-s3", source, gateway) as running:
-            rates["s3"].append(asyncio.run(small.run(running, source)))
+            rates["s3"].append(small.measure(running, source))
         with service(base / "on-local", source, None) as running:
-            rates["local"].append(asyncio.run(small.run(running, source)))
+            rates["local"].append(small.measure(running, source))
         say(
             f"small {number + 1}/{runs}: "
             + ", ".join(f"{k} {v[-1]:.0f}/s" for k, v in rates.items())

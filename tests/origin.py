@@ -15,7 +15,8 @@
     endless=1               never ends
     norange=1               ranges are ignored; ranges=none also says so
     etag=weak|none|change   change: another one each time
-    modified=S              Last-Modified, seconds before now (an hour); none: left out
+    modified=S              Last-Modified, seconds before the origin's start (an hour);
+                            now: this moment; none: left out
     date=none               no Date
     wrongrange=1            a 206 that begins one byte later
     shortrange=N            a 206 of at most N bytes
@@ -247,8 +248,11 @@ class Origin:
             del headers["Date"]
         if query.get("modified") != "none":
             # The same for the origin's whole life, as a file's would be.
-            age = request.number("modified", 3600)
-            headers["Last-Modified"] = formatdate(_now_once() - age, usegmt=True)
+            if query.get("modified") == "now":
+                modified = time.time()
+            else:
+                modified = _now_once() - request.number("modified", 3600)
+            headers["Last-Modified"] = formatdate(modified, usegmt=True)
         for name in ("Content-Disposition", "Content-Encoding", "Set-Cookie"):
             if (short := name.partition("-")[2].lower()) in query:
                 headers[name] = query[short]

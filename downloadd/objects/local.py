@@ -128,7 +128,8 @@ class LocalStore:
         draft = Draft(self._folder)
         try:
             rest = await self._write(body, draft.write)
-            return await self._run(draft.publish, rest, key)
+            await self._run(draft.publish, rest, key)
+            return draft.finish()
         except BaseException:
             await self._run(draft.discard)
             raise

@@ -13,6 +13,7 @@ from downloadd.ports import Part, Stored
 
 #: Where there is none, a full sync does the same and a little more.
 _sync_data = getattr(os, "fdatasync", os.fsync)
+_O_DSYNC: int = getattr(os, "O_DSYNC", 0)
 
 
 class Descriptor:
@@ -60,21 +61,24 @@ class Draft:
         fd = self._file.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self._end = _write_at(fd, chunks, self._end)
 
-    def publish(self, chunks: Sequence[bytes], key: str) -> Stored:
+    def publish(self, chunks: Sequence[bytes], key: str) -> None:
         """Write the last bytes and make them the object; on return it is durable.
 
         After each call to the system a thread waits until the event loop lets
-        the interpreter's lock go, so there are as few as can be: opened like
-        this, the write is the sync too.
+        the interpreter's lock go, so there are as few as can be: a file that
+        is opened like this is synced by its write.
         """
-        fd = self._file.open(os.O_WRONLY | os.O_CREAT | getattr(os, "O_DSYNC", 0))
+        fd = self._file.open(os.O_WRONLY | os.O_CREAT | _O_DSYNC)
         self._end = _write_at(fd, [b"".join(chunks)], self._end)
-        if self._begun or not hasattr(os, "O_DSYNC"):
+        if self._begun or not _O_DSYNC:
             _sync_data(fd)
-        found = os.fstat(fd)
-        self._file.close()
         self._folder.move_in(self._file.path, key)
-        return stored(found)
+
+    def finish(self) -> Stored:
+        """Describe the object and let go of it; does not block."""
+        found = stored(os.fstat(self._file.open(os.O_RDONLY)))
+        self._file.close()
+        return found
 
     def discard(self) -> None:
         """Forget what was written; what was published stays."""
