@@ -25,6 +25,7 @@ NOT_BUILT: Mapping[str, str] = {
     "server.request_timeout": "limiting the time of a request",
     "server.trusted_proxies": "reading X-Forwarded-For",
     "storage.archive_ttl": "removing old archives",
+    "jobs.retry_window": "retrying a failed job",
     "auth.mode": "authentication",
     "auth.api_keys_file": "authentication",
     "auth.jwt_*": "authentication",

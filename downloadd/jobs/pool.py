@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +51,7 @@ class Pool:
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
         self._draining = False
+        self._renewed = clock.monotonic()
         self._claimer: asyncio.Task[None] | None = None
         self._renewer: asyncio.Task[None] | None = None
 
@@ -114,10 +115,17 @@ class Pool:
                 pass  # time to look anyhow
 
     async def _claim(self, limit: int) -> bool:
+        if self._clock.monotonic() - self._renewed > self._lease / 2:
+            # Redis was away, or we were: our own jobs are not to be claimed again.
+            await self._renew()
         try:
             claims = await self._store.claim(limit)
         except StateError as exc:
             log.warning("pool.state_away", error=exc.message)
+            return False
+        except Exception:
+            # Whatever it is, the jobs behind it are not to wait for a restart.
+            log.exception("pool.claim_failed")
             return False
         for claim in claims:
             self._start(claim)
@@ -125,6 +133,9 @@ class Pool:
 
     def _start(self, claim: Claim) -> None:
         job = claim.job
+        earlier = [task for task, it in self._workers.items() if it.claim.lease.job_id == job.id]
+        for task in earlier:
+            self._workers[task].stop(Stop.LOST)
         if job.attempts == 1 and job.started_at is not None:
             self._metrics.started(max(0.0, job.started_at - job.created_at))
         worker = Worker(
@@ -135,7 +146,7 @@ class Pool:
             claim=claim,
             timeout=self._timeout,
         )
-        task = asyncio.create_task(worker.work(), name=f"job-{job.id}")
+        task = asyncio.create_task(_work(worker, earlier), name=f"job-{job.id}")
         self._workers[task] = worker
         self._count()
         task.add_done_callback(self._ended)
@@ -156,13 +167,25 @@ class Pool:
     async def _renew_forever(self) -> None:
         while True:
             await self._clock.sleep(self._lease / 3)
-            held = {worker.claim.lease: worker for worker in self._workers.values()}
-            if not held:
-                continue
-            try:
-                lost = await self._store.renew(list(held))
-            except StateError as exc:
-                log.warning("pool.leases_not_renewed", error=exc.message)
-                continue
-            for lease in lost:
-                held[lease].stop(Stop.LOST)
+            await self._renew()
+
+    async def _renew(self) -> None:
+        held = {worker.claim.lease: worker for worker in self._workers.values()}
+        try:
+            lost = await self._store.renew(list(held))
+        except StateError as exc:
+            log.warning("pool.leases_not_renewed", error=exc.message)
+            return
+        except Exception:
+            log.exception("pool.renewal_failed")
+            return
+        self._renewed = self._clock.monotonic()
+        for lease in lost:
+            held[lease].stop(Stop.LOST)
+
+
+async def _work(worker: Worker, earlier: Collection[asyncio.Task[None]]) -> None:
+    """Work when those are through who held the same job here: they share its temporary folder."""
+    if earlier:
+        await asyncio.wait(earlier)
+    await worker.work()

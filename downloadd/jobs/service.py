@@ -98,17 +98,17 @@ class JobService:
         return await self._store.cancel(job_id, self._clock.now())
 
     async def link(self, job_id: str, user: str) -> tuple[Job, Archive, Link]:
-        """Give a completed job's archive and a link fresh enough to be used.
+        """Give a completed job's archive and a link that works for its whole time from now.
 
         Raises ``JobNotFound``, ``JobConflict`` until the job is completed,
         ``JobExpired`` when the archive was removed.
         """
-        job = await self.get(job_id, user)
+        job = await self._owned(job_id, user)
         if job.status is JobStatus.EXPIRED:
             raise JobExpired("The archive was removed after its time. Make the job again.")
-        if job.status is not JobStatus.COMPLETED or job.archive is None or job.link is None:
+        if job.status is not JobStatus.COMPLETED or job.archive is None:
             raise JobConflict(_no_archive(job))
-        return job, job.archive, job.link
+        return job, job.archive, await self._objects.sign(job.archive)
 
     async def refresh(self, job: Job) -> Job:
         """Sign a completed job's link anew when it is past its time, or nearly."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from enum import Enum, auto
 from typing import Any
 
@@ -59,7 +59,7 @@ class Worker:
         claim: Claim,
         timeout: float,
     ) -> None:
-        """``timeout`` is in seconds, counted from the job's first start."""
+        """``timeout`` is in seconds, for this claim: time without a worker does not count."""
         self.claim = claim
         self._store = store
         self._clock = clock
@@ -73,9 +73,12 @@ class Worker:
         self._reason: Stop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending = False
+        self._hurry = asyncio.Event()
 
     def stop(self, reason: Stop) -> None:
         """End the work soon, unless it is at its last write already."""
+        if reason is Stop.SHUTDOWN:
+            self._hurry.set()
         if self._ending or self._reason is not None:
             return
         self._reason = reason
@@ -101,7 +104,7 @@ class Worker:
     async def _follow(self) -> Stop | DownloaddError | None:
         """Run the job; return what kept it from being completed, if anything did."""
         try:
-            async with asyncio.timeout(self._remaining()), aclosing(self._run.steps()) as steps:
+            async with asyncio.timeout(self._timeout), aclosing(self._run.steps()) as steps:
                 async for step in steps:
                     await self._write(step)
         except asyncio.CancelledError:
@@ -122,10 +125,6 @@ class Worker:
             log.exception("job.crashed")
             return JobError("The server failed while it worked on the job; try again.")
         return None
-
-    def _remaining(self) -> float:
-        started = self._job.started_at or self._clock.now()
-        return max(0.0, started + self._timeout - self._clock.now())
 
     async def _write(self, step: Step) -> None:
         self._job = step.job
@@ -164,14 +163,22 @@ class Worker:
         )
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write, however long Redis is away. What is fenced may be written twice."""
+        """Write, however long Redis is away, but for a shutdown's sake.
+
+        What is fenced may be written twice. Raises ``StateUnavailable`` when
+        the process is to end.
+        """
         pause, longest = _AWAY_BACKOFF
         while True:
             try:
                 return await write()
             except StateUnavailable as exc:
+                if self._hurry.is_set():
+                    raise
                 log.warning("job.state_away", error=exc.message, pause=pause)
-            await self._clock.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._hurry.wait()
             pause = min(pause * 2, longest)
 
     # --- ending ---
@@ -188,6 +195,9 @@ class Worker:
             await self._give_up(Stop.CANCELLED)
         except LeaseLost:
             await self._give_up(Stop.LOST)
+        except StateUnavailable as exc:
+            # The lease lapses; whoever claims the job then finds what is done.
+            log.warning("job.end_not_written", error=exc.message)
 
     async def _give_up(self, reason: Stop) -> None:
         log.info("job.given_up", reason=reason.name.lower())

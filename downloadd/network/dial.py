@@ -8,20 +8,24 @@ those in redirects included (``TCPConnector._resolve_host``).
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
-from aiohttp.abc import ResolveResult
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType, Connection
-from aiohttp.resolver import ThreadedResolver
 from aiohttp.tracing import Trace
 
 from downloadd.errors import AddressBlocked
 from downloadd.network.guard import AddressGuard, canonical_host
 
+#: Names that are looked up at once.
+_RESOLVER_THREADS = 16
 #: Seconds for which an idle connection is kept.
 KEEPALIVE = 15.0
 
@@ -41,15 +45,17 @@ class DialRefused(PermissionError):
         self.blocked = blocked
 
 
-class GuardedResolver(ThreadedResolver):
+class GuardedResolver(AbstractResolver):
     """The system's resolver; one bad answer among several refuses the name.
 
+    It has threads of its own: the system's resolver cannot be interrupted,
+    and names whose servers do not answer must not hold up anything but names.
     Raises ``AddressBlocked``, ``OSError``.
     """
 
     def __init__(self, guard: AddressGuard) -> None:
-        super().__init__()
         self._guard = guard
+        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolver")
 
     async def resolve(
         self,
@@ -59,7 +65,7 @@ class GuardedResolver(ThreadedResolver):
     ) -> list[ResolveResult]:
         try:
             name = canonical_host(host)
-            answers = await super().resolve(name, port, family)
+            answers = await self._look_up(name, port, family)
         except ValueError as exc:
             raise socket.gaierror(socket.EAI_NONAME, "not a host name") from exc
         if not answers:
@@ -67,6 +73,33 @@ class GuardedResolver(ThreadedResolver):
         for answer in answers:
             self._guard.check_address(answer["host"], name, port)
         return answers
+
+    async def _look_up(
+        self, name: str, port: int, family: socket.AddressFamily
+    ) -> list[ResolveResult]:
+        call = partial(
+            socket.getaddrinfo,
+            name,
+            port,
+            family=family,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_ADDRCONFIG,
+        )
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return [
+            ResolveResult(
+                hostname=name,
+                host=str(address[0]),
+                port=int(address[1]),
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class GuardedConnector(TCPConnector):

@@ -1,7 +1,7 @@
 """Fetch, verify, pack, upload: one job, over ports, as a generator of steps."""
 
 from downloadd.pipeline.budget import DiskBudget, FetchSlots, MemoryBudget
-from downloadd.pipeline.fetching import FetchPolicy, FetchServices
+from downloadd.pipeline.fetched import FetchPolicy, FetchServices
 from downloadd.pipeline.run import JobRun, RunServices, Step
 from downloadd.pipeline.spool import Spool
 

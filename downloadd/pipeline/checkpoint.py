@@ -11,9 +11,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from downloadd.archive import Entry
 from downloadd.model import Record
 from downloadd.ports import Part
+
+log = structlog.get_logger(__name__)
 
 #: Raised when the form below changes; a checkpoint of another form is not used.
 _VERSION = 1
@@ -44,10 +48,16 @@ class Checkpoint(Record):
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint | None:
-        """Read what ``dump`` wrote; None for another version's."""
-        data: dict[str, Any] = json.loads(text)
-        if data.get("version") != _VERSION:
+        """Read what ``dump`` wrote; None where it is another version's, or cannot be read."""
+        try:
+            data: dict[str, Any] = json.loads(text)
+            return cls._load(data) if data["version"] == _VERSION else None
+        except (ValueError, TypeError, LookupError):
+            log.exception("checkpoint.unreadable")
             return None
+
+    @classmethod
+    def _load(cls, data: dict[str, Any]) -> Checkpoint:
         return cls(
             upload_id=data["uploadId"],
             entries=tuple(Entry.from_json(entry) for entry in data["entries"]),

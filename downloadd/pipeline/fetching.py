@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 import structlog
@@ -24,19 +23,18 @@ from downloadd.errors import (
     SourceTruncated,
 )
 from downloadd.formats import mismatch
-from downloadd.model import FileEntry, Record
-from downloadd.pipeline.budget import FetchSlots, Reservation
+from downloadd.model import FileEntry
+from downloadd.pipeline.budget import Reservation
+from downloadd.pipeline.fetched import Fetched, FetchServices
 from downloadd.pipeline.spool import (
     HOP,
     Absorber,
     FilePayload,
     MemoryPayload,
     Payload,
-    Spool,
     settled,
 )
-from downloadd.ports import Clock, SourceBody, SourceReader
-from downloadd.telemetry.metrics import Metrics
+from downloadd.ports import SourceBody
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +43,9 @@ log = structlog.get_logger(__name__)
 SMALL = 64 << 10
 #: What a file of unknown size reserves on disk at a time.
 _STEP = 16 << 20
+#: Seconds for which a reservation of the announced size holds; then the file
+#: reserves as it comes, like one of unknown size.
+_PATIENCE = 30.0
 #: A try that brought this much, and from which the next can go on, is no
 #: failed try: a source that drops every connection still gets its file here.
 _HEADWAY = 1 << 20
@@ -52,45 +53,6 @@ _HEADWAY = 1 << 20
 _LONGEST_PAUSE = 300.0
 #: What the format check looks at.
 _HEAD = 4 << 10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchPolicy(Record):
-    """How a file is fetched (SPEC §4.1, §8 ``fetch``). Seconds and bytes."""
-
-    retries: int
-    backoff: float
-    longest_backoff: float = 30.0
-    max_file_bytes: int
-    format_check: Literal["warn", "reject", "off"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchServices(Record):
-    """What fetching needs from the process."""
-
-    reader: SourceReader
-    clock: Clock
-    spool: Spool
-    slots: FetchSlots
-    policy: FetchPolicy
-    metrics: Metrics
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fetched(Record):
-    """A file that is here, whole and verified."""
-
-    payload: Payload
-    method: Method
-    crc32: int
-    size: int
-    packed_size: int
-    sha256: str
-    #: From the source, seconds since the epoch.
-    modified: float | None
-    #: File name that the source gave, raw.
-    disposition: str | None
 
 
 @dataclass(slots=True)
@@ -141,6 +103,7 @@ class FileFetch:
         self._absorber: Absorber | None = None
         self._hop: asyncio.Future[None] | None = None
         self._reservation: Reservation | None = None
+        self._reserved_at = 0.0
         self._stitched = False
 
     @property
@@ -243,6 +206,7 @@ class FileFetch:
             self._on_bytes(len(chunk))
             self._waiting.append(chunk)
             self._waiting_bytes += len(chunk)
+            self._yield_room()
             if self._waiting_bytes >= HOP or (self._absorber is None and self.received > SMALL):
                 await self._absorb()
 
@@ -272,8 +236,20 @@ class FileFetch:
         disk = self._services.spool.disk
         if self._reservation is None:
             self._reservation = await disk.reserve(self.size or _STEP)
+            self._reserved_at = self._services.clock.monotonic()
         elif self.received > self._reservation.size:
             await self._reservation.grow(self.received + _STEP)
+
+    def _yield_room(self) -> None:
+        """Give back what was reserved on the word of a source that takes its time.
+
+        Else one that announces much and sends little would keep others waiting.
+        """
+        reservation = self._reservation
+        if reservation is None or reservation.size <= self.received + _STEP:
+            return
+        if self._services.clock.monotonic() - self._reserved_at > _PATIENCE:
+            reservation.shrink(self.received + _STEP)
 
     def _new_absorber(self) -> Absorber:
         head = self._head()

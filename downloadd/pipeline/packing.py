@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from downloadd.archive import MANIFEST_INDEX, MANIFEST_NAME, Entry, Layout, Method, manifest
 from downloadd.digest import Digester
 from downloadd.errors import AllFilesFailed, FileError, LayoutChanged
-from downloadd.model import FileEntry, FileStatus, Job
+from downloadd.model import FileEntry, FileStatus, Job, OnError
 from downloadd.naming import Names
-from downloadd.pipeline.fetching import Fetched
+from downloadd.pipeline.fetched import Fetched
 from downloadd.pipeline.spool import MemoryPayload, Payload
 
 
@@ -17,9 +17,14 @@ class Packing:
     """The files of one run. No I/O but discarding payloads."""
 
     def __init__(self, job: Job) -> None:
-        """Begin with nothing packed; files that failed for good in an earlier run stay failed."""
+        """Begin with nothing packed.
+
+        Files that failed for good in an earlier run stay failed where they
+        are left out of the archive; elsewhere they end the job, or come.
+        """
         self._job = job
-        self.files = {entry.index: _pristine(entry) for entry in job.files}
+        skip = job.options.on_error is OnError.SKIP
+        self.files = {entry.index: _pristine(entry, keep_failed=skip) for entry in job.files}
         self.layout = Layout()
         #: Packed bytes that the storage may still need, by the entry's index.
         self.payloads: dict[int, Payload] = {}
@@ -166,13 +171,13 @@ class Packing:
 
     async def discard(self) -> None:
         """Drop every payload."""
-        while self.payloads:
-            _, payload = self.payloads.popitem()
+        for index, payload in list(self.payloads.items()):
             await payload.discard()
+            del self.payloads[index]
 
 
-def _pristine(entry: FileEntry) -> FileEntry:
-    """A file as if it had not been tried; one that failed for good stays so."""
-    if entry.status in (FileStatus.FAILED, FileStatus.PENDING):
+def _pristine(entry: FileEntry, *, keep_failed: bool) -> FileEntry:
+    """A file as if it had not been tried."""
+    if entry.status is FileStatus.PENDING or (keep_failed and entry.status is FileStatus.FAILED):
         return entry
     return FileEntry(index=entry.index, source=entry.source)

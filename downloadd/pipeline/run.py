@@ -29,8 +29,10 @@ from downloadd.model import (
     progress_percent,
 )
 from downloadd.pipeline.checkpoint import Checkpoint
-from downloadd.pipeline.fetching import Fetched, FetchServices, FileFetch
+from downloadd.pipeline.fetched import Fetched, FetchServices
+from downloadd.pipeline.fetching import FileFetch
 from downloadd.pipeline.packing import Packing
+from downloadd.pipeline.spool import stopped
 from downloadd.pipeline.uploading import Upload, usable_parts
 from downloadd.ports import ObjectMeta, ObjectStore
 
@@ -212,7 +214,7 @@ class JobRun:
     def _count(self, size: int) -> None:
         self._bytes += size
         bound = self._services.max_job_bytes
-        if self._bytes > bound:
+        if size > 0 and self._bytes > bound:  # what is given back raises nothing
             raise JobTooLarge(f"The files together are larger than the {bound} bytes allowed.")
 
     async def _collect_fetches(self) -> None:
@@ -242,11 +244,13 @@ class JobRun:
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Take up an earlier run's work where the storage still has it."""
         objects = self._services.objects
+        self._upload.restore(checkpoint.upload_id, ())  # known to ``discard`` from here on
         try:
             listed = await objects.list_parts(self._key, checkpoint.upload_id)
         except UploadMissing:
             if not await self._resume_completed(checkpoint):
                 self._checkpoint = None
+                self._upload = self._new_upload()
             return
         parts, kept = usable_parts(checkpoint, listed)
         self._upload.restore(checkpoint.upload_id, parts)
@@ -270,6 +274,7 @@ class JobRun:
         self._packing = packing
         self._upload = self._new_upload()
         self._upload.restore(checkpoint.upload_id, checkpoint.parts)
+        self._bytes = sum(entry.size for entry in checkpoint.entries)
         self._pending.clear()
         return True
 
@@ -350,11 +355,11 @@ class JobRun:
         await self._spool.clear(self._job.id)
 
     async def _stop(self) -> None:
-        fetches, self._fetches = self._fetches, {}
-        for task in fetches:
-            task.cancel()
-        await asyncio.gather(*fetches, self._upload.stop(), return_exceptions=True)
-        for task, (_, fetch) in fetches.items():
+        await stopped(self._fetches)
+        await self._upload.stop()
+        # Cancelled in between, a second call goes on where this one ended.
+        for task, (_, fetch) in list(self._fetches.items()):
             if not task.cancelled() and task.exception() is None:
                 await task.result().payload.discard()
             await fetch.close()
+            del self._fetches[task]

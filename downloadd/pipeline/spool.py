@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -237,6 +237,20 @@ async def settled(future: asyncio.Future[R]) -> None:
             await asyncio.wait({future})
     if not future.cancelled():
         future.exception()  # its error, if any, is the awaiting caller's business
+
+
+async def stopped(tasks: Collection[asyncio.Task[R]]) -> None:
+    """Cancel tasks and wait until they have ended, whatever their results.
+
+    Unlike ``asyncio.gather`` it can itself be cancelled at once.
+    """
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # retrieved, so that nobody reports it as forgotten
 
 
 @contextmanager

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 
 from downloadd.archive import Layout, part_bounds
 from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.pipeline.parts import ArchiveHash, ArchivePart
-from downloadd.pipeline.spool import Payload, Spool
-from downloadd.ports import ObjectMeta, ObjectStore, Part, Stored
+from downloadd.pipeline.spool import Payload, Spool, stopped
+from downloadd.ports import ObjectMeta, ObjectStore, Part
 from downloadd.telemetry.metrics import Metrics
 
 #: Parts of one job that are sent at once (PERFORMANCE.md: 16 MiB x 4).
 _PARALLEL = 4
+#: Seconds that a cancelled caller waits for the answer to a call that makes something.
+_LAST_WORD = 1.0
 
 
 class Upload:
@@ -53,7 +55,8 @@ class Upload:
         self._lost: list[int] = []
         self._saved: frozenset[int] = frozenset()
         self._tasks: set[asyncio.Task[Part]] = set()
-        self._object: Stored | None = None
+        #: Whether the object may be there: its making has begun.
+        self._made = False
 
     # --- beginning ---
 
@@ -64,6 +67,9 @@ class Upload:
 
     async def begin(self) -> None:
         """Begin the multipart upload."""
+        await _answered(self._begin())
+
+    async def _begin(self) -> None:
         self.id = await self._objects.begin(self._key, self._meta)
 
     def restore(self, upload_id: str, parts: Sequence[Part]) -> None:
@@ -147,9 +153,7 @@ class Upload:
 
     async def stop(self) -> None:
         """End what is on its way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stopped(self._tasks)
         self._tasks.clear()
 
     # --- forgetting ---
@@ -187,7 +191,8 @@ class Upload:
         if part is None:
             raise AssertionError("the archive's payloads are not all here")
         await self._hash.add(part, self._spool)
-        self._object = await self._objects.put(self._key, part, self._meta)
+        self._made = True
+        await _answered(self._objects.put(self._key, part, self._meta))
         self._metrics.transferred("out", part.size)
         return self._hash.hexdigest()
 
@@ -201,14 +206,31 @@ class Upload:
         if self.id is None:
             raise AssertionError("there is no upload to complete")
         parts = [self.parts[number] for number in sorted(self.parts)]
-        self._object = await self._objects.complete(self._key, self.id, parts)
+        self._made = True
+        await _answered(self._objects.complete(self._key, self.id, parts))
 
     async def discard(self) -> None:
         """Remove whatever is in the storage of this archive."""
-        if self._object is not None:
-            await self._objects.delete(self._key)
-        elif self.id is not None:
+        if self.id is not None:
             await self._objects.abort(self._key, self.id)
+        if self._made:
+            await self._objects.delete(self._key)
+
+
+async def _answered(call: Coroutine[object, object, object]) -> None:
+    """Await a call that makes something in the storage; when cancelled, hear its answer first.
+
+    Cut off at once it could still take effect, after whoever cleans up has
+    looked, or make something whose id nobody was told.
+    """
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_LAST_WORD)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def usable_parts(checkpoint: Checkpoint, listed: Sequence[Part]) -> tuple[list[Part], int]:

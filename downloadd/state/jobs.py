@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from downloadd.errors import (
     IdempotencyConflict,
     JobCancelled,
@@ -29,11 +31,14 @@ from downloadd.model import (
     JobStatus,
     check_transition,
     event_data,
+    terminal_event,
 )
 from downloadd.ports import Claim, Clock, Created, Deduplication, JobStore, Lease, SystemClock
 from downloadd.state import codec
 from downloadd.state.client import Arg, Client, Script
 from downloadd.state.keys import Keys
+
+log = structlog.get_logger(__name__)
 
 #: Seconds for which an Idempotency-Key is remembered (SPEC "Initiate").
 IDEMPOTENCY_TTL = 24 * 3600
@@ -167,7 +172,32 @@ class RedisJobStore(JobStore):
             keys.headers("%s"),
         ]
         names = [keys.queue, keys.active, keys.last_claim(self._owner)]
-        return [_claim(token, row) for row in await self._client.run(_CLAIM, names, args)]
+        claims: list[Claim] = []
+        for row in await self._client.run(_CLAIM, names, args):
+            try:
+                claims.append(_claim(token, row))
+            except (ValueError, TypeError, LookupError):
+                log.exception("job.unreadable", jobId=row[0])
+                await self._fail_unreadable(Lease(job_id=row[0], token=token))
+        return claims
+
+    async def _fail_unreadable(self, lease: Lease) -> None:
+        """End a job of which another version wrote what this one cannot read.
+
+        It would stop worker after worker, and the jobs behind it.
+        """
+        now = self._clock.now()
+        job = Job(
+            id=lease.job_id,
+            total_files=0,
+            status=JobStatus.FAILED,
+            created_at=now,
+            updated_at=now,
+            completed_at=now,
+            error="The job cannot be read by this version of the server; make it again.",
+            error_code="job_unreadable",
+        )
+        await self.finish(lease, job, terminal_event(job))
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         if not leases:

@@ -12,7 +12,7 @@ from marshmallow import RAISE, Schema
 
 from downloadd.errors import DownloaddError, UnsupportedOption, ValidationError
 from downloadd.model import OnError, Options, Priority, Record, Source
-from downloadd.naming import safe_name
+from downloadd.naming import archive_file_name, safe_name
 from downloadd.web.fields import MAX_ERRORS, Bool, Headers, Int, Items, Metadata, OneOf, Text
 
 MIN_FILE_ID = 10_000
@@ -100,7 +100,7 @@ def _options_schema() -> Schema:
             "watermark": Bool(),
             "onError": OneOf(*OnError),
             "manifest": Bool(),
-            "fileName": Text(MAX_FILE_NAME_CHARS, check=_name),
+            "fileName": Text(MAX_FILE_NAME_CHARS, check=_archive_name),
             "metadata": Metadata(MAX_METADATA_BYTES),
             "priority": OneOf(*Priority),
             "dedupe": Bool(),
@@ -144,6 +144,10 @@ def _name(name: str) -> str:
     if safe_name(name) is None:
         raise ValueError("Must hold the name of a file.")
     return name
+
+
+def _archive_name(name: str) -> str:
+    return archive_file_name(_name(name))
 
 
 # --- rules of the whole ---------------------------------------------------------

@@ -100,8 +100,15 @@ async def test_somebody_elses_job_is_not_there() -> None:
 async def test_links_are_signed_anew_in_time(expires_at: float, url: str) -> None:
     """A link that is past its time, or too close to it to be used, is replaced."""
     world = World(completed(expires_at))
-    _, archive, link = await service(world).link("j", "ann")
-    assert (archive, link.url) == (ARCHIVE, url)
+    job = await service(world).get("j", "ann")
+    assert job.link is not None
+    assert job.link.url == url
+
+
+async def test_a_link_that_is_asked_for_is_fresh() -> None:
+    """Whoever asks for the link has its whole time, even when the stored one still works."""
+    _, archive, link = await service(World(completed(5000.0))).link("j", "ann")
+    assert (archive, link.url) == (ARCHIVE, "https://fresh.example")
 
 
 @pytest.mark.parametrize(

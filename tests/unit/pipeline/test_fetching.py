@@ -23,7 +23,8 @@ from downloadd.errors import (
     SourceUnreachable,
 )
 from downloadd.model import FileEntry, Source
-from downloadd.pipeline.fetching import Fetched, FileFetch
+from downloadd.pipeline.fetched import Fetched
+from downloadd.pipeline.fetching import FileFetch
 from tests.fakes import Answer, Script
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench

@@ -8,7 +8,8 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from downloadd.errors import (
     StorageUnavailable,
 )
 from downloadd.model import FileStatus, Job, OnError, Source, Stage
+from downloadd.pipeline import JobRun
 from tests.fakes import Answer
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench, make_job
@@ -53,6 +55,12 @@ def check_archive(bench: Bench, job: Job, expected: dict[str, bytes]) -> zipfile
     assert archive.testzip() is None
     assert {name: archive.read(name) for name in archive.namelist() if name in expected} == expected
     return archive
+
+
+async def follow(run: JobRun) -> None:
+    async with aclosing(run.steps()) as steps:
+        async for _ in steps:
+            pass
 
 
 async def test_small_files_make_one_put(make_bench: MakeBench) -> None:
@@ -99,6 +107,14 @@ async def test_parts_go_out_before_the_last_file_is_in(make_bench: MakeBench) ->
     assert bench.clean()
 
 
+def disk_usage(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it may have gone meanwhile
+            size += path.stat().st_size if path.is_file() else 0
+    return size
+
+
 async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> None:
     """Temporary disk stays at the files in flight and a part's tail."""
     bench = make_bench(serve, disk=64 * MIB, per_job=2)
@@ -106,8 +122,7 @@ async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> N
     run = bench.run(make_job(sources(*(f"random/{24 * MIB}/{i}" for i in range(8)))))
     async with aclosing(run.steps()) as steps:
         async for _ in steps:
-            size = sum(f.stat().st_size for f in bench.folder.rglob("*") if f.is_file())
-            most = max(most, size)
+            most = max(most, disk_usage(bench.folder))
     await run.close()
     assert 0 < most <= 64 * MIB
     assert bench.clean()
@@ -213,6 +228,142 @@ async def test_equal_names_are_told_apart(make_bench: MakeBench) -> None:
     urls = ["http://a.example/x/report.pdf", "http://b.example/y/report.pdf"]
     job = await bench.finish(make_job([Source(url=url) for url in urls]))
     check_archive(bench, job, {"report.pdf": urls[0].encode(), "report (2).pdf": urls[1].encode()})
+
+
+async def test_too_large_gives_everything_back(make_bench: MakeBench) -> None:
+    """A job that ends for its size holds no disk, whatever its fetches were at."""
+    waits = asyncio.Event()
+
+    class Stuck(Answer):
+        async def chunks(self):  # type: ignore[no-untyped-def]
+            await waits.wait()
+            yield b""
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer:
+        answer = serve(source, offset, validator)
+        return Stuck(data=b"", size=answer.size) if "/0" in source.url else answer
+
+    bench = make_bench(script, max_job_bytes=5 * MIB)
+    with pytest.raises(JobTooLarge):
+        await bench.finish(make_job(sources(*(f"random/{2 * MIB}/{i}" for i in range(6)))))
+    assert bench.clean()
+
+
+async def test_a_failed_file_is_not_left_out_after_a_restart(make_bench: MakeBench) -> None:
+    """Under onError "fail", a job that was to fail when its worker died does not lack the file."""
+    gone = True
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer | DownloaddError:
+        if gone and "/1" in source.url:
+            return SourceRefused("The source at files.example answered 404.")
+        return serve(source, offset, validator)
+
+    bench = make_bench(script)
+    names = ["random/100/1", "random/100/2"]
+    with pytest.raises(FileFailed):
+        await bench.finish(make_job(sources(*names)))
+    job = bench.steps[-1].job
+    assert job.files[0].status is FileStatus.FAILED
+    with pytest.raises(FileFailed):
+        await bench.finish(job)
+    gone = False
+    done = await bench.finish(job)
+    check_archive(bench, done, {n[-1]: file_bytes(f"/{n}") for n in names})
+    assert not done.partial
+
+
+async def test_a_slow_source_does_not_keep_what_it_announced(make_bench: MakeBench) -> None:
+    """A source that announces much and sends little gives its disk back to others."""
+
+    class Slow(Answer):
+        async def chunks(self):  # type: ignore[no-untyped-def]
+            yield self.data[: MIB // 8]
+            for start in range(MIB // 8, len(self.data), 10 * MIB):
+                bench.clock.time += 31
+                yield self.data[start : start + 10 * MIB]
+                held.append(bench.spool.disk.used)
+
+    held: list[int] = []
+    data = file_bytes(f"/random/{60 * MIB}/1")
+    bench = make_bench(lambda *_: Slow(data=data, size=len(data)), disk=64 * MIB)
+    await bench.finish(make_job(sources(f"random/{60 * MIB}/1")))
+    assert held[0] < 40 * MIB
+
+
+@pytest.mark.parametrize("size", [100, 40 * MIB])
+async def test_discard_while_the_object_is_made(make_bench: MakeBench, size: int) -> None:
+    """A job cancelled while its archive is being completed leaves no archive."""
+    bench = make_bench(serve)
+    run = bench.run(make_job(sources(f"random/{size}/1")))
+    making = asyncio.Event()
+
+    def slow(call):  # type: ignore[no-untyped-def]
+        async def made(*args):  # type: ignore[no-untyped-def]
+            stored = await call(*args)
+            making.set()
+            await asyncio.sleep(60)
+            return stored
+
+        return made
+
+    bench.store.put = slow(bench.store.put)  # type: ignore[method-assign]
+    bench.store.complete = slow(bench.store.complete)  # type: ignore[method-assign]
+
+    task = asyncio.create_task(follow(run))
+    await asyncio.wait_for(making.wait(), 30)
+    assert bench.store.objects
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await run.discard()
+    await run.close()
+    assert not bench.store.objects
+    assert not bench.store.uploads
+    assert bench.clean()
+
+
+async def test_discard_before_the_upload_was_looked_at(make_bench: MakeBench) -> None:
+    """A resumed job that ends at once still removes the upload of its earlier run."""
+    bench = make_bench(serve)
+    job, checkpoint = await interrupted(bench, make_job(sources(*BIG)), 1)
+    run = bench.run(job, checkpoint)
+
+    async def away(*_: object) -> None:
+        raise StorageUnavailable("The storage does not answer.")
+
+    bench.store.list_parts = away  # type: ignore[assignment, method-assign]
+    with pytest.raises(StorageUnavailable):
+        await follow(run)
+    await run.discard()
+    await run.close()
+    assert not bench.store.uploads
+
+
+async def test_an_interrupted_stop_is_gone_on_with(make_bench: MakeBench) -> None:
+    """Closing after a discard that was cut short gives everything back."""
+    bench = make_bench(serve)
+    holding, release = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(number: int) -> None:
+        holding.set()
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    bench.store.before_part = stubborn
+    run = bench.run(make_job(sources(*BIG)))
+
+    task = asyncio.create_task(follow(run))
+    await asyncio.wait_for(holding.wait(), 30)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await run.discard()
+    asyncio.get_running_loop().call_later(0.2, release.set)
+    await run.close()
+    assert bench.clean()
 
 
 # --- going on after an interruption ---
