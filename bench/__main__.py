@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -37,10 +38,10 @@ def main() -> int:
         say("making files")
         make_files(files)
         source = stack.enter_context(origin(files))
-        if args.only != "small":
-            figures |= compare_large(folder, source, args.runs)
         if args.only != "large":
             figures |= count_small(folder, source, args.runs)
+        if args.only != "small":
+            figures |= compare_large(folder, source, args.runs)
     show(figures)
     out = Path("bench/out")
     out.mkdir(parents=True, exist_ok=True)
@@ -57,8 +58,10 @@ def compare_large(folder: Path, source: str, runs: int) -> dict[str, float]:
         base.mkdir()
         with storage(base / "s3") as gateway:
             with service(base / "serve", source, gateway) as running:
+                settle()
                 ours.append(large.with_downloadd(running, source))
             say(f"large {number + 1}/{runs}: downloadd {ours[-1].wall:.2f} s")
+            settle()
             shell.append(large.with_shell(base / "shell", source, gateway))
             say(f"large {number + 1}/{runs}: curl + zip + s5cmd {shell[-1].wall:.2f} s")
     return {
@@ -82,14 +85,21 @@ def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
         base = folder / f"small-{number}"
         base.mkdir()
         with storage(base / "s3") as gateway, service(base / "on-s3", source, gateway) as running:
+            settle()
             rates["s3"].append(small.measure(running, source))
         with service(base / "on-local", source, None) as running:
+            settle()
             rates["local"].append(small.measure(running, source))
         say(
             f"small {number + 1}/{runs}: "
             + ", ".join(f"{k} {v[-1]:.0f}/s" for k, v in rates.items())
         )
     return {f"small.{kind}.jobs_per_s": median(values) for kind, values in rates.items()}
+
+
+def settle() -> None:
+    """Let the disk finish what the last run has left: an fsync waits behind all of it."""
+    os.sync()
 
 
 #: What is asked of each figure: at most (-) or at least (+).

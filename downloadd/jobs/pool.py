@@ -115,9 +115,10 @@ class Pool:
                 pass  # time to look anyhow
 
     async def _claim(self, limit: int) -> bool:
-        if self._clock.monotonic() - self._renewed > self._lease / 2:
-            # Redis was away, or we were: our own jobs are not to be claimed again.
-            await self._renew()
+        # After Redis was away, or we were, our own jobs are not to be claimed again.
+        late = self._clock.monotonic() - self._renewed > self._lease / 2
+        if late and not await self._renew():
+            return False
         try:
             claims = await self._store.claim(limit)
         except StateError as exc:
@@ -169,19 +170,20 @@ class Pool:
             await self._clock.sleep(self._lease / 3)
             await self._renew()
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> bool:
         held = {worker.claim.lease: worker for worker in self._workers.values()}
         try:
             lost = await self._store.renew(list(held))
         except StateError as exc:
             log.warning("pool.leases_not_renewed", error=exc.message)
-            return
+            return False
         except Exception:
             log.exception("pool.renewal_failed")
-            return
+            return False
         self._renewed = self._clock.monotonic()
         for lease in lost:
             held[lease].stop(Stop.LOST)
+        return True
 
 
 async def _work(worker: Worker, earlier: Collection[asyncio.Task[None]]) -> None:

@@ -28,9 +28,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that removing an upload may hold up the end of its job.
 _DISCARD_TIMEOUT = 5.0
-#: Seconds between two progress events (SPEC §5: four a second). A little less
-#: than the pipeline's own tick, or every second one would come too soon.
-_EVENT_PAUSE = 0.24
+#: Seconds between two progress events, at the least (SPEC §5: four a second).
+_EVENT_PAUSE = 0.25
 #: Seconds between tries to write while Redis is away: from, to.
 _AWAY_BACKOFF = (0.2, 5.0)
 

@@ -1,0 +1,95 @@
+"""Jobs that end before they are done, at the worst moments, leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from downloadd.errors import StorageUnavailable
+from downloadd.model import JobStatus
+from tests.integration.jobs.conftest import Rig, Worker
+
+MIB = 1 << 20
+#: One that is put in one request, and one that is uploaded in two parts.
+SMALL, LARGE = 5000, 20 * MIB
+
+
+class Moment:
+    """A call to the storage that has done its work, and takes its time to say so."""
+
+    def __init__(self, rig: Rig, call: str) -> None:
+        self.reached = asyncio.Event()
+        #: Without the answer nobody knows the id of what was begun.
+        self._seconds = 1.2 if call == "begin" else 60
+        rig.objects.after[call] = self._hold
+
+    async def _hold(self) -> None:
+        self.reached.set()
+        await asyncio.sleep(self._seconds)
+
+
+MOMENTS = [("put", SMALL), ("begin", LARGE), ("upload_part", LARGE), ("complete", LARGE)]
+
+
+async def assert_nothing_left(rig: Rig, worker: Worker) -> None:
+    await worker.idle()
+    assert worker.holds_nothing()
+    assert await rig.storage.objects() == []
+    assert await rig.storage.parts() == {}
+
+
+@pytest.mark.parametrize(("call", "size"), MOMENTS)
+async def test_a_cancelled_job_leaves_nothing(rig: Rig, call: str, size: int) -> None:
+    """Whatever the storage was just asked for, a cancelled job's archive is not in it."""
+    moment = Moment(rig, call)
+    async with rig.pool() as worker:
+        job_id = await worker.make([rig.origin.url(size=size)])
+        async with asyncio.timeout(20):
+            await moment.reached.wait()
+        await asyncio.sleep(0.5 if call == "begin" else 0)
+        await worker.state.jobs.cancel(job_id, 1.0)
+        await assert_nothing_left(rig, worker)
+        assert (await worker.ended(job_id)).status is JobStatus.CANCELLED
+
+
+@pytest.mark.parametrize(("call", "size"), MOMENTS)
+async def test_a_job_past_its_time_leaves_nothing(local: Rig, call: str, size: int) -> None:
+    """The same holds for a job that was stopped because it took too long."""
+    moment = Moment(local, call)
+    async with local.pool(timeout=1.0) as worker:
+        job_id = await worker.make([local.origin.url(size=size)])
+        job = await worker.ended(job_id)
+        assert moment.reached.is_set()
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "job_timeout")
+        await assert_nothing_left(local, worker)
+
+
+async def test_a_storage_that_fails_fails_the_job(local: Rig) -> None:
+    """A storage that stays away ends the job with its code; disk and memory are given back."""
+
+    async def away() -> None:
+        raise StorageUnavailable("The storage is away.")
+
+    local.objects.after["upload_part"] = away
+    async with local.pool() as worker:
+        job = await worker.ended(await worker.make([local.origin.url(size=LARGE)]))
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "storage_unavailable")
+        await assert_nothing_left(local, worker)
+
+
+async def test_a_bug_fails_its_own_job_alone(local: Rig) -> None:
+    """An error that nobody foresaw ends its job with no internals told; the next job is done."""
+
+    async def broken() -> None:
+        raise ZeroDivisionError("internal")
+
+    local.objects.after["put"] = broken
+    async with local.pool(concurrency=1) as worker:
+        job = await worker.ended(await worker.make([local.origin.url(size=SMALL)]))
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "job_failed")
+        assert "internal" not in (job.error or "")
+        await assert_nothing_left(local, worker)
+        local.objects.after.clear()
+        job = await worker.ended(await worker.make([local.origin.url(size=SMALL)]))
+        assert job.status is JobStatus.COMPLETED
