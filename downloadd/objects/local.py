@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from downloadd.errors import ObjectMissing, StorageRefused, StorageUnavailable
 from downloadd.model import Archive, Link, Record
@@ -26,6 +25,7 @@ from downloadd.objects.headers import attachment
 from downloadd.objects.links import LinkSigner
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
 from downloadd.ports import ObjectMeta, Part, PartBody, Stored
+from downloadd.tasks import Args, R, in_thread
 
 #: Only archives are stored here.
 CONTENT_TYPE = "application/zip"
@@ -49,9 +49,6 @@ _REFUSED = frozenset(
     }
 )
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,24 +85,9 @@ class LocalStore:
         self._links = LinkSigner(secret)
         self._presign_ttl = presign_ttl
 
-    async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call in a thread, and stay until it is over even when cancelled.
-
-        What a thread works on is never closed under it.
-        """
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: call(*args, **kwargs)
-        )
-        try:
-            with _translated(self._folder.root):
-                return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([future])
-            # Retrieved, so that nobody reports it as forgotten.
-            future.exception()
-            raise
+    async def _run(self, call: Callable[[*Args], R], *args: *Args) -> R:
+        with _translated(self._folder.root):
+            return await in_thread(self._threads, call, *args)
 
     async def _write(self, body: PartBody, write: Callable[[Sequence[bytes]], None]) -> list[bytes]:
         """Write a body but for its last bytes, at most ``_CHUNK``, and return those.

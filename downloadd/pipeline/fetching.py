@@ -32,9 +32,9 @@ from downloadd.pipeline.spool import (
     FilePayload,
     MemoryPayload,
     Payload,
-    settled,
 )
 from downloadd.ports import SourceBody
+from downloadd.tasks import settled, to_its_end
 
 log = structlog.get_logger(__name__)
 
@@ -222,11 +222,7 @@ class FileFetch:
     async def _landed(self) -> None:
         if self._hop is not None:
             hop, self._hop = self._hop, None
-            try:
-                await asyncio.shield(hop)
-            except asyncio.CancelledError:
-                await settled(hop)
-                raise
+            await to_its_end(hop)
 
     @property
     def _path(self) -> Path:

@@ -32,9 +32,9 @@ from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.pipeline.fetched import Fetched, FetchServices
 from downloadd.pipeline.fetching import FileFetch
 from downloadd.pipeline.packing import Packing
-from downloadd.pipeline.spool import stopped
 from downloadd.pipeline.uploading import Upload, usable_parts
 from downloadd.ports import ObjectMeta, ObjectStore
+from downloadd.tasks import stopped
 
 log = structlog.get_logger(__name__)
 

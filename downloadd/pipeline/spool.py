@@ -10,19 +10,16 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
 
 from downloadd.archive import Deflater
 from downloadd.digest import Digester
 from downloadd.errors import SpoolError
 from downloadd.pipeline.budget import DiskBudget, MemoryBudget, Reservation
-
-Args = TypeVarTuple("Args")
-R = TypeVar("R")
+from downloadd.tasks import Args, R, in_thread
 
 #: Bytes that one hop to a worker thread carries; SHA-256 in two threads wins
 #: most at this size (PERFORMANCE.md).
@@ -209,17 +206,8 @@ class Spool:
         return asyncio.get_running_loop().run_in_executor(self._executor, call, *args)
 
     async def run(self, call: Callable[[*Args], R], *args: *Args) -> R:
-        """Make a blocking call in a worker thread.
-
-        A cancelled caller waits for the call's end all the same: the thread
-        cannot be stopped, and its files must not be closed under it.
-        """
-        future = self.start(call, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await settled(future)
-            raise
+        """Make a blocking call in a worker thread; see ``tasks.in_thread``."""
+        return await in_thread(self._executor, call, *args)
 
     async def clear(self, job_id: str) -> None:
         """Remove what is left of a job."""
@@ -228,29 +216,6 @@ class Spool:
 
     def _is_there(self, job_id: str) -> bool:
         return os.path.lexists(self._root / job_id)
-
-
-async def settled(future: asyncio.Future[R]) -> None:
-    """Wait until a future is done, whatever its result and however often we are cancelled."""
-    while not future.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({future})
-    if not future.cancelled():
-        future.exception()  # its error, if any, is the awaiting caller's business
-
-
-async def stopped(tasks: Collection[asyncio.Task[R]]) -> None:
-    """Cancel tasks and wait until they have ended, whatever their results.
-
-    Unlike ``asyncio.gather`` it can itself be cancelled at once.
-    """
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()  # retrieved, so that nobody reports it as forgotten
 
 
 @contextmanager

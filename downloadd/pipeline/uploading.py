@@ -9,8 +9,9 @@ from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 from downloadd.archive import Layout, part_bounds
 from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.pipeline.parts import ArchiveHash, ArchivePart
-from downloadd.pipeline.spool import Payload, Spool, stopped
+from downloadd.pipeline.spool import Payload, Spool
 from downloadd.ports import ObjectMeta, ObjectStore, Part
+from downloadd.tasks import stopped
 from downloadd.telemetry.metrics import Metrics
 
 #: Parts of one job that are sent at once (PERFORMANCE.md: 16 MiB x 4).

@@ -22,6 +22,7 @@ LEVELS: Mapping[str, int] = {
     "digest": 1,
     "formats": 1,
     "naming": 1,
+    "tasks": 1,
     "urls": 1,
     "telemetry": 1,
     "network": 2,
