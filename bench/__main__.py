@@ -84,10 +84,13 @@ def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
     for number in range(runs):
         base = folder / f"small-{number}"
         base.mkdir()
-        with storage(base / "s3") as gateway, service(base / "on-s3", source, gateway) as running:
+        with (
+            storage(base / "s3") as gateway,
+            service(base / "on-s3", source, gateway, small.SETTINGS) as running,
+        ):
             settle()
             rates["s3"].append(small.measure(running, source))
-        with service(base / "on-local", source, None) as running:
+        with service(base / "on-local", source, None, small.SETTINGS) as running:
             settle()
             rates["local"].append(small.measure(running, source))
         say(

@@ -13,6 +13,8 @@ from bench.stage import SMALL_FILES, Service
 
 JOBS = 1000
 CONNECTIONS = 32
+#: As many jobs at once as the workers of the peers in this comparison.
+SETTINGS = {"DOWNLOADD_JOBS_CONCURRENCY": "16"}
 SECONDS = 120.0
 _numbers = count()
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,13 +107,19 @@ def storage(folder: Path) -> Iterator[Gateway]:
 
 
 @contextlib.contextmanager
-def service(folder: Path, origin_url: str, gateway: Gateway | None) -> Iterator[Service]:
-    """Run ``downloadd serve`` with its defaults, on S3 or (None) on a local folder."""
+def service(
+    folder: Path,
+    origin_url: str,
+    gateway: Gateway | None,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Service]:
+    """Run ``downloadd serve`` on S3 or (None) a local folder, by default with its defaults."""
     port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "DOWNLOADD_NETWORK_ALLOW": origin_url.removeprefix("http://"),
+        **(settings or {}),
     }
     if gateway is not None:
         environment |= {

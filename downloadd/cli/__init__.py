@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _stop_writing()
     except ConfigError as exc:
         return _complain(exc, EXIT_WRONG_SETTING)
     except DownloaddError as exc:
@@ -32,6 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return status
+
+
+def _stop_writing() -> int:
+    """Whoever read the output has had enough: ``downloadd check-config | head``."""
+    # Python flushes once more at its end (its documentation, "Note on SIGPIPE").
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_FAILED
 
 
 def _complain(exc: DownloaddError, status: int) -> int:
