@@ -25,7 +25,6 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 _JOB_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _WAIT_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600)
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10, 30)
-_S3_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
@@ -38,7 +37,6 @@ class Metrics:
         self._make_http_metrics()
         self._make_job_metrics()
         self._make_file_metrics()
-        self._make_storage_metrics()
 
     def _make_http_metrics(self) -> None:
         self.http_requests = Counter(
@@ -126,21 +124,6 @@ class Metrics:
             direction: self.download_bytes.labels(direction) for direction in ("in", "out")
         }
 
-    def _make_storage_metrics(self) -> None:
-        self.s3_operations = Counter(
-            "s3_operations_total",
-            "Calls to object storage.",
-            ("operation", "status"),
-            registry=self.registry,
-        )
-        self.s3_operation_duration = Histogram(
-            "s3_operation_duration_seconds",
-            "Time of a call to object storage.",
-            ("operation",),
-            buckets=_S3_BUCKETS,
-            registry=self.registry,
-        )
-
     def requested(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count an answered request; ``path`` is the route's template."""
         method = method if method in _METHODS else "OTHER"
@@ -171,11 +154,6 @@ class Metrics:
     def retried(self, stage: str) -> None:
         """Count a try after the first, by what was tried: "fetch", "upload"."""
         self.download_retries.labels(stage).inc()
-
-    def stored(self, operation: str, status: str, seconds: float) -> None:
-        """Count a call to object storage; ``status`` is "ok" or "error"."""
-        self.s3_operations.labels(operation, status).inc()
-        self.s3_operation_duration.labels(operation).observe(seconds)
 
     def render(self) -> tuple[bytes, str]:
         """Return the exposition text and its media type."""

@@ -6,7 +6,9 @@ import asyncio
 import json
 import shutil
 import statistics
+import subprocess
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from tests.content import sha256
 from tests.e2e.archives import MIB, RemoteFile, digests
 from tests.e2e.service import Service, Storage, origin_process
+from tests.tools import require_tool
 
 GIB = 1 << 30
 #: Seven fit into a GiB; an eighth has to wait for room.
@@ -65,6 +68,44 @@ async def test_three_gibibytes(
             found = await asyncio.to_thread(digests, file, sample)
         assert found == {name: truth[name] for name in sample}
     assert await storage.parts() == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("storage", ["local"], indirect=True)
+async def test_files_above_four_gibibytes(
+    service: Callable[..., Service], distant_origin: str, folder: Path
+) -> None:
+    """Real bytes beyond 32 bits: sizes, packed sizes and offsets of ZIP64, as 7-Zip reads them."""
+    tool = require_tool("7z", "7zz")
+    if (free := shutil.disk_usage(folder).free) < 16 * GIB:
+        pytest.skip(f"only {free / GIB:.1f} GiB of disk are free, 16 are needed")
+    size = 4 * GIB + 12_345
+    names = {"stored.bin": (1, size, "random"), "text.txt": (2, size, "text"), "end": (3, 99, "")}
+    files = [
+        {"name": name, "url": f"{distant_origin}/file/{seed}/{length}?kind={kind or 'random'}"}
+        for name, (seed, length, kind) in names.items()
+    ]
+    async with service() as server:
+        job_id = await server.initiate({"files": files})
+        job = await server.ended(job_id, seconds=240)
+        assert job["status"] == "completed", job
+    found = {file["name"]: file["sha256"] for file in job["files"]}
+    for name, (seed, length, kind) in names.items():
+        assert found[name] == await asyncio.to_thread(sha256, seed, length, kind or "random")
+    path = folder / "data" / "archives" / f"{job_id}.zip"
+    assert path.stat().st_size == job["totalSize"] > size
+    tested = await asyncio.to_thread(
+        subprocess.run, [tool, "t", str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "Everything is Ok" in tested.stdout
+    assert "arning" not in tested.stdout
+    with zipfile.ZipFile(path) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+    assert infos["text.txt"].file_size == size > infos["text.txt"].compress_size
+    assert infos["stored.bin"].compress_size == size
+    assert max(info.header_offset for info in infos.values()) > 4 * GIB
 
 
 async def posted(server: Service, body: bytes) -> float:

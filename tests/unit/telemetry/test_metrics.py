@@ -22,8 +22,6 @@ NAMES = {
     "download_file_failures_total": {"code"},
     "download_retries_total": {"stage"},
     "active_sse_connections": set(),
-    "s3_operations_total": {"operation", "status"},
-    "s3_operation_duration_seconds_bucket": {"operation", "le"},
     "process_resident_memory_bytes": set(),
 }
 
@@ -40,7 +38,6 @@ def metrics() -> Metrics:
     metrics.transferred("out", 500)
     metrics.file_failed("source_refused")
     metrics.retried("fetch")
-    metrics.stored("upload_part", "ok", 0.08)
     return metrics
 
 
@@ -72,7 +69,6 @@ def test_values(metrics: Metrics) -> None:
     assert value("download_processing_seconds_sum", status="completed") == 12.5
     assert value("download_bytes_total", direction="in") == 1000
     assert value("download_bytes_total", direction="out") == 500
-    assert value("s3_operation_duration_seconds_bucket", operation="upload_part", le="0.1") == 1
     assert value("download_queue_wait_seconds_sum") == 0.2
 
 
