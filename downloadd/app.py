@@ -50,7 +50,7 @@ from downloadd.web.sse import Streams
 SPOOL_MEMORY = 64 * 1024 * 1024
 #: Threads for hashing, compressing and the temporary disk. Two keep two cores
 #: busy; the others wait for the disk.
-WORKER_THREADS = 8
+WORKER_THREADS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

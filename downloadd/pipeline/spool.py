@@ -194,11 +194,14 @@ class Spool:
     ) -> None:
         self._root = root
         self._executor = executor
+        #: Jobs that have a folder, or had one and were not cleared.
+        self._used: set[str] = set()
         self.disk = disk
         self.memory = memory
 
     def path(self, job_id: str, index: int) -> Path:
-        """Where the payload of a job's file lies."""
+        """Where the payload of a job's file is to lie."""
+        self._used.add(job_id)
         return self._root / job_id / str(index)
 
     def start(self, call: Callable[[*Args], R], *args: *Args) -> asyncio.Future[R]:
@@ -211,11 +214,9 @@ class Spool:
 
     async def clear(self, job_id: str) -> None:
         """Remove what is left of a job."""
-        if self._is_there(job_id):  # small jobs leave nothing, and need no thread
+        if job_id in self._used:  # small jobs leave nothing, and need no thread
             await self.run(shutil.rmtree, self._root / job_id, True)
-
-    def _is_there(self, job_id: str) -> bool:
-        return os.path.lexists(self._root / job_id)
+            self._used.discard(job_id)
 
 
 @contextmanager
