@@ -109,8 +109,10 @@ class GuardedConnector(TCPConnector):
     """
 
     def __init__(self, guard: AddressGuard) -> None:
+        # aiohttp closes only a resolver of its own making.
+        self._names = GuardedResolver(guard)
         super().__init__(
-            resolver=GuardedResolver(guard),
+            resolver=self._names,
             socket_factory=self._open_socket,
             ssl=_tls(),
             limit=0,
@@ -127,6 +129,10 @@ class GuardedConnector(TCPConnector):
             return await super().connect(req, traces, timeout)
         finally:
             _dialled_host.reset(token)
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        await super().close(abort_ssl=abort_ssl)
+        await self._names.close()
 
     def _open_socket(self, addr_info: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, address = addr_info

@@ -183,3 +183,11 @@ async def test_a_name_without_addresses(resolve: Answers) -> None:
         with pytest.raises(SourceUnreachable):
             async with reader.open(Source(url="http://files.example/")):
                 pass
+
+
+async def test_closing_ends_the_resolver() -> None:
+    """The threads that look names up go with the connections."""
+    connector = GuardedConnector(AddressGuard())
+    await connector.close()
+    with pytest.raises(RuntimeError):
+        await connector._names._look_up("localhost", 80, socket.AF_UNSPEC)
