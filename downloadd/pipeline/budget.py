@@ -87,6 +87,8 @@ class DiskBudget:
         self._sequence = 0
         self._waiters: list[_Waiter] = []
         self._standstill: asyncio.TimerHandle | None = None
+        #: Nothing moved at the last look.
+        self._still = False
 
     @property
     def used(self) -> int:
@@ -97,6 +99,7 @@ class DiskBudget:
     def moving(self) -> Iterator[None]:
         """Mark work that ends by itself and sets disk free sooner or later."""
         self._movers += 1
+        self._still = False
         try:
             yield
         finally:
@@ -153,8 +156,15 @@ class DiskBudget:
 
     def _break_standstill(self) -> None:
         self._standstill = None
-        if not self._movers:
+        if self._movers:
+            self._still = False
+        elif self._still:
+            self._still = False
             self._grant(force=True)
+        else:
+            # A loop that was held up fires late timers first: whoever was
+            # about to move gets a turn before it is called a standstill.
+            self._still = True
         self._watch_standstill()
 
 
