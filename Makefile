@@ -35,7 +35,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev tools
 	$(BIN)/python -m bench $(ARGS)
 
 clean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ def with_shell(folder: Path, origin: str, gateway: Gateway) -> Result:
     config.write_text("".join(f'url = "{url}"\nremote-name\n' for url in urls))
     environment = {
         **os.environ,
+        # s5cmd is installed beside this interpreter.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "AWS_ACCESS_KEY_ID": gateway.access_key_id,
         "AWS_SECRET_ACCESS_KEY": gateway.secret_access_key,
         "AWS_REGION": gateway.region,
