@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -89,11 +89,21 @@ class DiskBudget:
         self._standstill: asyncio.TimerHandle | None = None
         #: Nothing moved at the last look.
         self._still = False
+        self._on_shortage: Callable[[], None] = lambda: None
 
     @property
     def used(self) -> int:
         """Bytes reserved now."""
         return self._used
+
+    @property
+    def short(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._waiters)
+
+    def on_shortage(self, call: Callable[[], None]) -> None:
+        """Make ``call`` whenever somebody has to wait: it may give back what is kept in reserve."""
+        self._on_shortage = call
 
     @contextmanager
     def moving(self) -> Iterator[None]:
@@ -118,6 +128,8 @@ class DiskBudget:
         waiter = _Waiter(rank, size, asyncio.get_running_loop().create_future())
         heapq.heappush(self._waiters, waiter)
         self._grant()
+        if not waiter.ready.done():
+            self._on_shortage()
         self._movers -= 1  # whoever waits here does not move
         self._watch_standstill()
         try:

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
@@ -24,7 +23,6 @@ from downloadd.errors import (
 )
 from downloadd.formats import mismatch
 from downloadd.model import FileEntry
-from downloadd.pipeline.budget import Reservation
 from downloadd.pipeline.fetched import Fetched, FetchServices
 from downloadd.pipeline.spool import (
     HOP,
@@ -33,6 +31,7 @@ from downloadd.pipeline.spool import (
     MemoryPayload,
     Payload,
 )
+from downloadd.pipeline.tempfiles import TempFile
 from downloadd.ports import SourceBody
 from downloadd.tasks import settled, to_its_end
 
@@ -102,7 +101,7 @@ class FileFetch:
         self._waiting_bytes = 0
         self._absorber: Absorber | None = None
         self._hop: asyncio.Future[None] | None = None
-        self._reservation: Reservation | None = None
+        self._file: TempFile | None = None
         self._reserved_at = 0.0
         self._stitched = False
 
@@ -212,10 +211,10 @@ class FileFetch:
 
     async def _absorb(self) -> None:
         """Send what has come to a thread, one hop at a time, while more arrives."""
-        await self._room()
+        file = await self._room()
         await self._landed()
         if self._absorber is None:
-            self._absorber = self._new_absorber()
+            self._absorber = self._new_absorber(file)
         chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._hop = self._services.spool.start(self._absorber.absorb_sync, chunks)
 
@@ -224,34 +223,32 @@ class FileFetch:
             hop, self._hop = self._hop, None
             await to_its_end(hop)
 
-    @property
-    def _path(self) -> Path:
-        return self._services.spool.path(self._job_id, self._entry.index)
-
-    async def _room(self) -> None:
-        disk = self._services.spool.disk
-        if self._reservation is None:
-            self._reservation = await disk.reserve(self.size or _STEP)
+    async def _room(self) -> TempFile:
+        """The file that the bytes go to, with all that have come reserved."""
+        if self._file is None:
+            size = self.size or _STEP
+            self._file = await self._services.spool.files.take(self._job_id, size)
             self._reserved_at = self._services.clock.monotonic()
-        elif self.received > self._reservation.size:
-            await self._reservation.grow(self.received + _STEP)
+        elif self.received > self._file.reservation.size:
+            await self._file.reservation.grow(self.received + _STEP)
+        return self._file
 
     def _yield_room(self) -> None:
         """Give back what was reserved on the word of a source that takes its time.
 
         Else one that announces much and sends little would keep others waiting.
         """
-        reservation = self._reservation
-        if reservation is None or reservation.size <= self.received + _STEP:
+        file = self._file
+        if file is None or file.reservation.size <= self.received + _STEP:
             return
         if self._services.clock.monotonic() - self._reserved_at > _PATIENCE:
-            reservation.shrink(self.received + _STEP)
+            file.fit(self.received + _STEP)
 
-    def _new_absorber(self) -> Absorber:
+    def _new_absorber(self, file: TempFile) -> Absorber:
         head = self._head()
         deflate = self._compress and compressible(head)
         self._check_format(head[:_HEAD])
-        return Absorber(self._path, self._new_digester(), Deflater() if deflate else None)
+        return Absorber(file, self._new_digester(), Deflater() if deflate else None)
 
     def _new_digester(self) -> Digester:
         return Digester(md5=self._entry.source.md5 is not None or "md5" in self._answer.digests)
@@ -281,13 +278,17 @@ class FileFetch:
             await self._services.spool.run(absorber.absorb_sync, chunks)
         await self._services.spool.run(absorber.finish_sync)
         self._verify(absorber.digester)
-        reservation, self._reservation, self._absorber = self._reservation, None, None
-        if reservation is None:
-            raise AssertionError("bytes went to disk without a reservation")
-        reservation.shrink(absorber.packed)
-        payload = FilePayload(self._services.spool, absorber.path, absorber.packed, reservation)
         method = Method.DEFLATED if absorber.deflated else Method.STORED
-        return self._fetched(payload, method, absorber.digester, absorber.packed)
+        return self._fetched(self._payload(), method, absorber.digester, absorber.packed)
+
+    def _payload(self) -> FilePayload:
+        """Hand the file over to whoever packs it."""
+        file, absorber = self._file, self._absorber
+        if file is None or absorber is None:
+            raise AssertionError("no bytes went to disk")
+        self._file = self._absorber = None
+        file.fit(absorber.packed)
+        return FilePayload(self._services.spool, file, absorber.packed)
 
     async def _finish_small(self) -> Fetched:
         data = b"".join(self._waiting)
@@ -314,13 +315,11 @@ class FileFetch:
 
     async def _spill(self, packed: bytes) -> Payload:
         spool = self._services.spool
-        self._reservation = await spool.disk.reserve(len(packed))
-        writer = Absorber(self._path, Digester(), None)
-        self._absorber = writer
-        await spool.run(writer.absorb_sync, [packed])
-        await spool.run(writer.finish_sync)
-        reservation, self._reservation, self._absorber = self._reservation, None, None
-        return FilePayload(spool, writer.path, len(packed), reservation)
+        self._file = await spool.files.take(self._job_id, len(packed))
+        self._absorber = Absorber(self._file, Digester(), None)
+        await spool.run(self._absorber.absorb_sync, [packed])
+        await spool.run(self._absorber.finish_sync)
+        return self._payload()
 
     def _verify(self, digester: Digester) -> None:
         verify(
@@ -350,7 +349,7 @@ class FileFetch:
 
     async def close(self) -> None:
         """Drop the bytes that are here, and begin from nothing if ``run`` goes on."""
-        hop, absorber, reservation = self._hop, self._absorber, self._reservation
+        hop, absorber, file = self._hop, self._absorber, self._file
         lost = self.received
         if hop is not None:
             await settled(hop)
@@ -358,10 +357,10 @@ class FileFetch:
         self._on_bytes(-lost)
         try:
             if absorber is not None:
-                await self._services.spool.run(absorber.discard_sync)
+                await self._services.spool.run(absorber.close_sync)
         finally:
-            if reservation is not None:
-                reservation.release()
+            if file is not None:
+                await self._services.spool.files.give_back(file, keep=False)
 
 
 def _host(url: str) -> str:

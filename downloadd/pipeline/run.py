@@ -42,6 +42,9 @@ log = structlog.get_logger(__name__)
 #: quarter of a second that lies between two events (SPEC §5), or each second
 #: step would come a moment too soon to be told.
 _TICK = 0.26
+#: Bytes that may wait until the storage takes them: twice as many as are on
+#: their way to it. What is used soon after it came is still in the CPU's caches.
+_FAR_AHEAD = 128 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +204,7 @@ class JobRun:
     # --- files ---
 
     def _start_fetches(self) -> None:
-        while self._pending and len(self._fetches) < self._services.per_job:
+        while self._pending and len(self._fetches) < self._at_once:
             index = self._pending.popleft()
             fetch = FileFetch(
                 self._services.fetch,
@@ -212,6 +215,15 @@ class JobRun:
                 on_bytes=self._count,
             )
             self._fetches[asyncio.create_task(fetch.run(), name=f"fetch-{index}")] = (index, fetch)
+
+    @property
+    def _at_once(self) -> int:
+        """Fetches that may be under way.
+
+        Far ahead of the storage it is one: more would fill the disk and gain
+        nothing, none would let a slow source begin only when all else is done.
+        """
+        return self._services.per_job if self._upload.backlog < _FAR_AHEAD else 1
 
     def _count(self, size: int) -> None:
         self._bytes += size
@@ -354,7 +366,7 @@ class JobRun:
         """Stop whatever is under way and remove every temporary file."""
         await self._stop()
         await self._packing.discard()
-        await self._spool.clear(self._job.id)
+        await self._spool.files.clear(self._job.id)
 
     async def _stop(self) -> None:
         await stopped(self._fetches)

@@ -97,6 +97,11 @@ class Upload:
         return self._tasks
 
     @property
+    def backlog(self) -> int:
+        """Bytes of the archive that are determined and not in a part yet."""
+        return self._layout.size - (self._stops[-1] if self._stops else 0)
+
+    @property
     def done(self) -> bool:
         """Whether every byte of the sealed layout is stored."""
         return (
