@@ -226,7 +226,7 @@ class HttpSource:
         for _ in range(self._max_redirects + 1):
             response = await self._get(url, {**own, **ranged})
             if response.status not in _REDIRECTS:
-                return response, url.host or ""
+                return response, _host(url)
             # Reuses the connection if the answer is all there, else closes it.
             response.release()
             target = self._target(url, response.headers.get("Location"))
@@ -235,7 +235,7 @@ class HttpSource:
                 own = {}
             url = target
         raise TooManyRedirects(
-            f"The source at {url.host} redirects more than {self._max_redirects} times."
+            f"The source at {_host(url)} redirects more than {self._max_redirects} times."
         )
 
     async def _get(self, url: URL, headers: Mapping[str, str]) -> _Response:
@@ -244,7 +244,7 @@ class HttpSource:
                 response = await self._session.get(url, headers=headers, allow_redirects=False)
                 return cast("_Response", response)
         except REQUEST_FAULTS as exc:
-            raise translated(exc, url.host or "") from telling_no_url(exc)
+            raise translated(exc, _host(url)) from telling_no_url(exc)
 
     def _target(self, url: URL, location: str | None) -> URL:
         """Resolve a ``Location`` (RFC 9110 §10.2.2); credentials in it are dropped.
@@ -253,14 +253,24 @@ class HttpSource:
         go, and come back, in the clear.
         """
         if not location:
-            raise SourceProtocolError(f"The source at {url.host} redirects to nowhere.")
-        joined = urljoin(str(url), location.strip().replace(" ", "%20"))
+            raise SourceProtocolError(f"The source at {_host(url)} redirects to nowhere.")
+        try:
+            joined = urljoin(str(url), location.strip().replace(" ", "%20"))
+        except ValueError:  # its message may quote a signed address
+            raise SourceProtocolError(
+                f"The source at {_host(url)} redirects to what is no proper URL."
+            ) from None
         target = self._guard.check_url(joined, max_length=MAX_HEADER)
         if url.scheme == "https" and target.scheme == "http":
             raise SourceProtocolError(
-                f"The source at {url.host} redirects from https to http, which is refused."
+                f"The source at {_host(url)} redirects from https to http, which is refused."
             )
         return target.with_user(None)
+
+
+def _host(url: URL) -> str:
+    """The host as it goes over the wire: not every name that does can be shown decoded."""
+    return url.raw_host or ""
 
 
 def _is_callers(name: str) -> bool:

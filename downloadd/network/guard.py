@@ -97,8 +97,9 @@ class AddressGuard:
             parsed = _parse_url(url, max_length)
         except _Improper as exc:
             raise AddressBlocked(_MESSAGE, reason=f"not a proper URL: {exc}") from exc
-        except ValueError:
-            # What others say of it may quote the URL's password.
+        except (ValueError, LookupError):
+            # What others say of it may quote the URL's password. yarl looks
+            # for brackets behind an "@" where there may be nothing.
             raise AddressBlocked(_MESSAGE, reason="not a proper URL") from None
         # Not ``host``: that one is decoded from IDNA for people to read.
         host, port = parsed.raw_host, parsed.port

@@ -175,20 +175,21 @@ def file_name(headers: Headers) -> str | None:
         return None
     message = Message()
     message["Content-Disposition"] = _decoded(text)
-    params = message.get_params(failobj=[], header="Content-Disposition")
     names: list[str | tuple[str | None, str | None, str]]
-    names = [value for key, value in params if key.lower() == "filename"]
-    names.sort(key=lambda value: isinstance(value, str))
-    return _text(names[0]) if names else None
+    try:
+        params = message.get_params(failobj=[], header="Content-Disposition")
+        names = [value for key, value in params if key.lower() == "filename"]
+        names.sort(key=lambda value: isinstance(value, str))
+        return _text(names[0]) if names else None
+    except (ValueError, TypeError, LookupError):
+        # The source chooses the charset, and some of Python's codecs are
+        # strict; continued pieces in a wrong order are too much for the parser.
+        return None
 
 
 def _text(value: str | tuple[str | None, str | None, str]) -> str | None:
-    try:
-        text = collapse_rfc2231_value(value)
-    except UnicodeError:
-        # The source chooses the charset; some of Python's codecs are strict.
-        return None
-    # Others, "unicode_escape" say, can make surrogates.
+    text = collapse_rfc2231_value(value)
+    # Some codecs, "unicode_escape" say, can make surrogates.
     return text.encode("utf-8", "replace").decode().strip() or None
 
 

@@ -129,6 +129,21 @@ async def test_redirects_to_blocked_addresses(
     assert len(origin.requests) == 1
 
 
+@pytest.mark.parametrize("target", ["http://[::1", "//[x", "http://a℀b/"])
+async def test_redirects_to_what_is_no_url(
+    reader: SourceReader, origin: Origin, target: str
+) -> None:
+    """A ``Location`` that no parser takes is the source's fault, and nothing else's."""
+    assert isinstance(await failure(reader, origin.url(to=target)), SourceProtocolError)
+
+
+async def test_a_name_that_cannot_be_shown_is_told_as_it_is(reader: SourceReader) -> None:
+    """Punycode that decodes to nothing is a name like others: it does not resolve."""
+    error = await failure(reader, "http://xn--a.invalid/x")
+    assert isinstance(error, SourceUnreachable)
+    assert "xn--a.invalid" in error.message
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")

@@ -121,6 +121,9 @@ def test_literals_in_every_spelling_are_refused(url: str) -> None:
         "http://" + "a." * 127 + "example/",
         "http://files.example/" + "x" * 2048,
         "http://files.example/\ud800",
+        "http://[]@/x",
+        "http://[.]v1.x@/",
+        "http://[。]x@",
     ],
 )
 def test_urls_that_are_not_plain_are_refused(url: str) -> None:
