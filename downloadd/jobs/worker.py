@@ -26,8 +26,8 @@ from downloadd.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that removing an upload may hold up the end of its job.
-_DISCARD_TIMEOUT = 5.0
+#: Seconds that removing what is in the storage may hold up the end of a job.
+_CLEAN_UP_TIMEOUT = 5.0
 #: Seconds between two progress events, at the least (SPEC §5: four a second).
 _EVENT_PAUSE = 0.25
 #: Seconds between tries to write while Redis is away: from, to.
@@ -187,7 +187,7 @@ class Worker:
             await self._give_up(ending)
             return
         if ending is not None:
-            await self._discard()
+            await self._clean_up(self._run.discard())
         try:
             await self._finish(ending)
         except JobCancelled:
@@ -203,9 +203,11 @@ class Worker:
         if reason is Stop.LOST and await self._was_cancelled():
             reason = Stop.CANCELLED
         if reason is Stop.CANCELLED:
-            await self._discard()
+            await self._clean_up(self._run.discard())
             self._metrics.ended(JobStatus.CANCELLED, self._seconds(self._clock.now()))
-        elif reason is Stop.SHUTDOWN:
+            return
+        await self._clean_up(self._run.forsake())
+        if reason is Stop.SHUTDOWN:
             try:
                 await self._store.release(self.claim.lease)
             except StateUnavailable as exc:
@@ -221,10 +223,10 @@ class Worker:
             return False
         return job.status is JobStatus.CANCELLED
 
-    async def _discard(self) -> None:
+    async def _clean_up(self, removal: Awaitable[None]) -> None:
         try:
-            async with asyncio.timeout(_DISCARD_TIMEOUT):
-                await self._run.discard()
+            async with asyncio.timeout(_CLEAN_UP_TIMEOUT):
+                await removal
         except (DownloaddError, TimeoutError) as exc:
             log.warning("job.upload_left", error=str(exc) or "timed out")
 

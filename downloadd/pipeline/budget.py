@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 #: Seconds without anything moving after which a waiter may go over the cap.
 _STANDSTILL = 0.1
+#: Seconds without anything set free after which it may although something moves.
+_PATIENCE = 30.0
 
 
 class FetchSlots:
@@ -68,13 +70,15 @@ class DiskBudget:
     """Bounds the temporary files of all jobs together; holds fetching back.
 
     A file reserves its size before its bytes are written. One whose size is
-    not known reserves a little at a time. When the cap is reached, the next
-    waits until uploaded parts have set files free.
+    not known reserves a little at a time, one above the cap begins with half of
+    the cap. When the cap is reached, the next waits until uploaded parts have
+    set files free.
 
     Waiting must end even where nothing will be set free: a single file above
     the cap, or files of unknown size that all came to their reservation's end.
-    So when nothing moves (no fetch with its reservation, no upload), the first
-    in line goes over the cap, alone; one that grows comes before one that
+    So when nothing moves (no fetch with its reservation, no upload), or what
+    moves sets nothing free for long (a source that trickles), the first in line
+    may go over the cap from then on, alone; one that grows comes before one that
     begins, the oldest first, so that at most one file is over the cap at once.
 
     Whoever reserves or grows does so inside ``moving()``.
@@ -89,21 +93,15 @@ class DiskBudget:
         self._standstill: asyncio.TimerHandle | None = None
         #: Nothing moved at the last look.
         self._still = False
-        self._on_shortage: Callable[[], None] = lambda: None
+        #: Which reservation may go over the cap.
+        self._favoured = 0
+        #: When something was set free, or somebody began to wait, last.
+        self._hopeful_at = 0.0
 
     @property
     def used(self) -> int:
         """Bytes reserved now."""
         return self._used
-
-    @property
-    def short(self) -> bool:
-        """Whether somebody waits."""
-        return bool(self._waiters)
-
-    def on_shortage(self, call: Callable[[], None]) -> None:
-        """Make ``call`` whenever somebody has to wait: it may give back what is kept in reserve."""
-        self._on_shortage = call
 
     @contextmanager
     def moving(self) -> Iterator[None]:
@@ -117,19 +115,20 @@ class DiskBudget:
             self._watch_standstill()
 
     async def reserve(self, size: int) -> Reservation:
-        """Wait for ``size`` bytes."""
+        """Wait for ``size`` bytes, or for half of the cap where they are more than it."""
         self._sequence += 1
         reservation = Reservation(self, self._sequence)
+        size = size if size <= self._cap else self._cap // 2
         await self._acquire((1, self._sequence), size)
         reservation.size = size
         return reservation
 
     async def _acquire(self, rank: tuple[int, int], size: int) -> None:
         waiter = _Waiter(rank, size, asyncio.get_running_loop().create_future())
+        if not self._waiters:
+            self._hope()
         heapq.heappush(self._waiters, waiter)
         self._grant()
-        if not waiter.ready.done():
-            self._on_shortage()
         self._movers -= 1  # whoever waits here does not move
         self._watch_standstill()
         try:
@@ -147,37 +146,52 @@ class DiskBudget:
 
     def _release(self, size: int) -> None:
         self._used -= size
+        self._hope()
         self._grant()
 
-    def _grant(self, *, force: bool = False) -> None:
-        while self._waiters and (force or self._used + self._waiters[0].size <= self._cap):
+    def _hope(self) -> None:
+        self._hopeful_at = asyncio.get_running_loop().time()
+
+    def _grant(self) -> None:
+        while self._waiters and self._has_room(self._waiters[0]):
             waiter = heapq.heappop(self._waiters)
-            if waiter.ready.cancelled():
-                continue
-            force = False
-            self._used += waiter.size
-            waiter.ready.set_result(None)
+            if not waiter.ready.cancelled():
+                self._used += waiter.size
+                waiter.ready.set_result(None)
+
+    def _has_room(self, waiter: _Waiter) -> bool:
+        return self._used + waiter.size <= self._cap or waiter.rank[1] == self._favoured
+
+    def _favour_first(self) -> None:
+        """Let the first in line over the cap, now and whenever it grows."""
+        self._favoured = self._waiters[0].rank[1]
+        self._hope()
+        self._grant()
 
     def _watch_standstill(self) -> None:
-        if self._movers or not self._waiters or self._standstill is not None:
-            return
-        loop = asyncio.get_running_loop()
-        # A moment's grace: between a file's end and its part's upload, or
-        # between a grant and its use, nothing moves either.
-        self._standstill = loop.call_later(_STANDSTILL, self._break_standstill)
+        if self._waiters and self._standstill is None:
+            loop = asyncio.get_running_loop()
+            # A moment's grace: between a file's end and its part's upload, or
+            # between a grant and its use, nothing moves either.
+            self._standstill = loop.call_later(_STANDSTILL, self._break_standstill)
 
     def _break_standstill(self) -> None:
         self._standstill = None
-        if self._movers:
+        if not self._waiters:
+            return
+        # A loop that was held up fires late timers first: whoever was about to
+        # move gets a turn before it is called a standstill.
+        still, self._still = self._still, not self._movers
+        if (still and self._still) or self._hopeless:
             self._still = False
-        elif self._still:
-            self._still = False
-            self._grant(force=True)
-        else:
-            # A loop that was held up fires late timers first: whoever was
-            # about to move gets a turn before it is called a standstill.
-            self._still = True
+            self._favour_first()
         self._watch_standstill()
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether what moves has set nothing free for long, and nobody is over the cap yet."""
+        waited = asyncio.get_running_loop().time() - self._hopeful_at
+        return waited >= _PATIENCE and self._used <= self._cap
 
 
 class Reservation:

@@ -20,11 +20,13 @@ from downloadd.ports import Part
 log = structlog.get_logger(__name__)
 
 #: Raised when the form below changes; a checkpoint of another form is not used.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint(Record):
+    #: The object that is being made.
+    key: str
     upload_id: str
     entries: tuple[Entry, ...]
     parts: tuple[Part, ...]
@@ -37,6 +39,7 @@ class Checkpoint(Record):
         return json.dumps(
             {
                 "version": _VERSION,
+                "key": self.key,
                 "uploadId": self.upload_id,
                 "entries": [entry.to_json() for entry in self.entries],
                 "parts": [[it.number, it.size, it.etag, it.crc32] for it in self.parts],
@@ -59,6 +62,7 @@ class Checkpoint(Record):
     @classmethod
     def _load(cls, data: dict[str, Any]) -> Checkpoint:
         return cls(
+            key=data["key"],
             upload_id=data["uploadId"],
             entries=tuple(Entry.from_json(entry) for entry in data["entries"]),
             parts=tuple(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import structlog
@@ -23,6 +25,7 @@ from downloadd.errors import (
 )
 from downloadd.formats import mismatch
 from downloadd.model import FileEntry
+from downloadd.pipeline.budget import Reservation
 from downloadd.pipeline.fetched import Fetched, FetchServices
 from downloadd.pipeline.spool import (
     HOP,
@@ -31,7 +34,6 @@ from downloadd.pipeline.spool import (
     MemoryPayload,
     Payload,
 )
-from downloadd.pipeline.tempfiles import TempFile
 from downloadd.ports import SourceBody
 from downloadd.tasks import settled, to_its_end
 
@@ -91,6 +93,7 @@ class FileFetch:
         self._on_bytes = on_bytes
         #: Requests made.
         self.attempts = 0
+        self._moving = ExitStack()
         self._reset()
 
     def _reset(self) -> None:
@@ -101,7 +104,7 @@ class FileFetch:
         self._waiting_bytes = 0
         self._absorber: Absorber | None = None
         self._hop: asyncio.Future[None] | None = None
-        self._file: TempFile | None = None
+        self._reservation: Reservation | None = None
         self._reserved_at = 0.0
         self._stitched = False
 
@@ -114,6 +117,7 @@ class FileFetch:
     async def run(self) -> Fetched:
         """Fetch and verify the file; raises its final ``FileError``."""
         policy = self._services.policy
+        self._check_bound(self._entry.source.size or 0)
         failures = reached = 0
         truncated: SourceTruncated | None = None
         while True:
@@ -160,18 +164,28 @@ class FileFetch:
                 validator=self._answer.validator,
             ) as body:
                 await self._accept(body)
-                # The disk budget may let a standstill's waiter over the cap;
-                # while bytes come there is none.
-                with services.spool.disk.moving():
+                with ExitStack() as self._moving:
+                    if self._reservation is not None:
+                        self._moves()
                     await self._receive(body)
                     return await self._finish()
+
+    def _moves(self) -> None:
+        """Be known as moving while bytes come: what comes to disk will leave it again.
+
+        A small file, however slow, takes no part in that.
+        """
+        self._moving.enter_context(self._services.spool.disk.moving())
+
+    async def _reserve(self, size: int) -> None:
+        self._moves()
+        self._reservation = await self._services.spool.disk.reserve(size)
 
     async def _accept(self, body: SourceBody) -> None:
         if body.offset != self.received:
             await self.close()
         if body.offset:
-            if body.size != self._answer.size:
-                raise SourceChanged("The file changed while it was being fetched.")
+            self._compare_size(body.size)
             self._stitched = True
         else:
             self._answer = _Answer(
@@ -183,6 +197,14 @@ class FileFetch:
                 digests=body.digests,
             )
         self._check_announced(body.size)
+
+    def _compare_size(self, size: int | None) -> None:
+        """A part of the file has come; either answer may be silent about the whole."""
+        known = self._answer.size
+        if known is None:
+            self._answer.size = size
+        elif size not in (None, known):
+            raise SourceChanged("The file changed while it was being fetched.")
 
     def _check_announced(self, size: int | None) -> None:
         given = self._entry.source.size
@@ -200,21 +222,24 @@ class FileFetch:
     async def _receive(self, body: SourceBody) -> None:
         async for chunk in body.chunks():
             self.received += len(chunk)
+            self._on_bytes(len(chunk))
             self._check_bound(self.received)
             self._services.metrics.transferred("in", len(chunk))
-            self._on_bytes(len(chunk))
             self._waiting.append(chunk)
             self._waiting_bytes += len(chunk)
             self._yield_room()
             if self._waiting_bytes >= HOP or (self._absorber is None and self.received > SMALL):
                 await self._absorb()
+        if self.received < (self._answer.size or 0):
+            # A part that did not say how long the whole is ended early.
+            raise SourceTruncated("The source stopped before the end of the file.")
 
     async def _absorb(self) -> None:
         """Send what has come to a thread, one hop at a time, while more arrives."""
-        file = await self._room()
+        await self._room()
         await self._landed()
         if self._absorber is None:
-            self._absorber = self._new_absorber(file)
+            self._absorber = self._new_absorber()
         chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
         self._hop = self._services.spool.start(self._absorber.absorb_sync, chunks)
 
@@ -223,32 +248,34 @@ class FileFetch:
             hop, self._hop = self._hop, None
             await to_its_end(hop)
 
-    async def _room(self) -> TempFile:
-        """The file that the bytes go to, with all that have come reserved."""
-        if self._file is None:
-            size = self.size or _STEP
-            self._file = await self._services.spool.files.take(self._job_id, size)
+    @property
+    def _path(self) -> Path:
+        return self._services.spool.path(self._job_id, self._entry.index)
+
+    async def _room(self) -> None:
+        if self._reservation is None:
+            # Not by what the caller says: that may be anything.
+            await self._reserve(self._answer.size or _STEP)
             self._reserved_at = self._services.clock.monotonic()
-        elif self.received > self._file.reservation.size:
-            await self._file.reservation.grow(self.received + _STEP)
-        return self._file
+        elif self.received > self._reservation.size:
+            await self._reservation.grow(self.received + _STEP)
 
     def _yield_room(self) -> None:
         """Give back what was reserved on the word of a source that takes its time.
 
         Else one that announces much and sends little would keep others waiting.
         """
-        file = self._file
-        if file is None or file.reservation.size <= self.received + _STEP:
+        reservation = self._reservation
+        if reservation is None or reservation.size <= self.received + _STEP:
             return
         if self._services.clock.monotonic() - self._reserved_at > _PATIENCE:
-            file.fit(self.received + _STEP)
+            reservation.shrink(self.received + _STEP)
 
-    def _new_absorber(self, file: TempFile) -> Absorber:
+    def _new_absorber(self) -> Absorber:
         head = self._head()
         deflate = self._compress and compressible(head)
         self._check_format(head[:_HEAD])
-        return Absorber(file, self._new_digester(), Deflater() if deflate else None)
+        return Absorber(self._path, self._new_digester(), Deflater() if deflate else None)
 
     def _new_digester(self) -> Digester:
         return Digester(md5=self._entry.source.md5 is not None or "md5" in self._answer.digests)
@@ -283,12 +310,12 @@ class FileFetch:
 
     def _payload(self) -> FilePayload:
         """Hand the file over to whoever packs it."""
-        file, absorber = self._file, self._absorber
-        if file is None or absorber is None:
+        reservation, absorber = self._reservation, self._absorber
+        if reservation is None or absorber is None:
             raise AssertionError("no bytes went to disk")
-        self._file = self._absorber = None
-        file.fit(absorber.packed)
-        return FilePayload(self._services.spool, file, absorber.packed)
+        self._reservation = self._absorber = None
+        reservation.shrink(absorber.packed)
+        return FilePayload(self._services.spool, absorber.path, absorber.packed, reservation)
 
     async def _finish_small(self) -> Fetched:
         data = b"".join(self._waiting)
@@ -315,8 +342,8 @@ class FileFetch:
 
     async def _spill(self, packed: bytes) -> Payload:
         spool = self._services.spool
-        self._file = await spool.files.take(self._job_id, len(packed))
-        self._absorber = Absorber(self._file, Digester(), None)
+        await self._reserve(len(packed))
+        self._absorber = Absorber(self._path, Digester(), None)
         await spool.run(self._absorber.absorb_sync, [packed])
         await spool.run(self._absorber.finish_sync)
         return self._payload()
@@ -349,7 +376,7 @@ class FileFetch:
 
     async def close(self) -> None:
         """Drop the bytes that are here, and begin from nothing if ``run`` goes on."""
-        hop, absorber, file = self._hop, self._absorber, self._file
+        hop, absorber, reservation = self._hop, self._absorber, self._reservation
         lost = self.received
         if hop is not None:
             await settled(hop)
@@ -357,12 +384,17 @@ class FileFetch:
         self._on_bytes(-lost)
         try:
             if absorber is not None:
-                await self._services.spool.run(absorber.close_sync)
+                await self._services.spool.run(absorber.discard_sync)
         finally:
-            if file is not None:
-                await self._services.spool.files.give_back(file, keep=False)
+            if reservation is not None:
+                reservation.release()
 
 
 def _host(url: str) -> str:
-    """Host and port, for the bound on requests to one host."""
-    return urlsplit(url).netloc.rpartition("@")[2].lower()
+    """Host and port in one spelling, for the bound on requests to one host."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # who fetches it says so better
+        return parts.netloc
+    return f"{(parts.hostname or '').rstrip('.')}:{port}"

@@ -11,27 +11,27 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
 
-from downloadd.errors import FileError, FileFailed, JobTooLarge, LayoutChanged, UploadMissing
-from downloadd.model import (
-    Archive,
-    FileEntry,
-    FileStatus,
-    Job,
-    OnError,
-    Record,
-    Stage,
-    progress_percent,
+from downloadd.archive import MANIFEST_INDEX, Entry
+from downloadd.errors import (
+    DownloaddError,
+    FileError,
+    FileFailed,
+    JobTooLarge,
+    LayoutChanged,
+    UploadMissing,
 )
+from downloadd.model import Archive, FileEntry, Job, OnError, Record, Stage
 from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.pipeline.fetched import Fetched, FetchServices
 from downloadd.pipeline.fetching import FileFetch
 from downloadd.pipeline.packing import Packing
+from downloadd.pipeline.snapshot import snapshot
 from downloadd.pipeline.uploading import Upload, usable_parts
 from downloadd.ports import ObjectMeta, ObjectStore
 from downloadd.tasks import stopped
@@ -42,9 +42,7 @@ log = structlog.get_logger(__name__)
 #: quarter of a second that lies between two events (SPEC §5), or each second
 #: step would come a moment too soon to be told.
 _TICK = 0.26
-#: Bytes that may wait until the storage takes them: twice as many as are on
-#: their way to it. What is used soon after it came is still in the CPU's caches.
-_FAR_AHEAD = 128 << 20
+_CRASHED = "The server failed while it worked on the file; its log says why."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,21 +75,20 @@ class JobRun:
         self._clock = services.fetch.clock
         self._spool = services.fetch.spool
         self._job = job
-        self._key = f"{job.id}.zip"
         self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
         self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
         self._begin()
 
     def _begin(self) -> None:
         self._packing = Packing(self._job)
-        self._upload = self._new_upload()
+        self._upload = self._new_upload(_key(self._job))
         self._pending = deque(self._packing.pending())
         self._bytes = 0
         self._dirty = False
         self._failure: FileFailed | None = None
         self._told = self._clock.monotonic()
 
-    def _new_upload(self) -> Upload:
+    def _new_upload(self, key: str) -> Upload:
         meta = ObjectMeta(
             file_name=self._file_name,
             metadata={"job-id": self._job.id, "files": str(self._job.total_files)},
@@ -100,7 +97,7 @@ class JobRun:
             self._services.objects,
             self._spool,
             self._services.fetch.metrics,
-            key=self._key,
+            key=key,
             meta=meta,
             layout=self._packing.layout,
             payloads=self._packing.payloads,
@@ -108,7 +105,7 @@ class JobRun:
 
     @property
     def _file_name(self) -> str:
-        return self._job.options.file_name or self._key
+        return self._job.options.file_name or f"{self._job.id}.zip"
 
     # --- the steps ---
 
@@ -157,7 +154,7 @@ class JobRun:
             yield self._step(Stage.FINISHING, checkpoint=self._dump(sha256))
             await self._upload.complete()
         archive = Archive(
-            key=self._key,
+            key=self._upload.key,
             size=self._packing.layout.size,
             sha256=sha256 or await self._read_back(),
             file_name=self._file_name,
@@ -169,7 +166,7 @@ class JobRun:
     async def _read_back(self) -> str:
         """SHA-256 of an archive of which an earlier run has sent parts."""
         sha256 = hashlib.sha256()
-        async for chunk in self._services.objects.read(self._key):
+        async for chunk in self._services.objects.read(self._upload.key):
             await self._spool.run(sha256.update, chunk)
         return sha256.hexdigest()
 
@@ -204,7 +201,7 @@ class JobRun:
     # --- files ---
 
     def _start_fetches(self) -> None:
-        while self._pending and len(self._fetches) < self._at_once:
+        while self._pending and len(self._fetches) < self._services.per_job:
             index = self._pending.popleft()
             fetch = FileFetch(
                 self._services.fetch,
@@ -215,15 +212,6 @@ class JobRun:
                 on_bytes=self._count,
             )
             self._fetches[asyncio.create_task(fetch.run(), name=f"fetch-{index}")] = (index, fetch)
-
-    @property
-    def _at_once(self) -> int:
-        """Fetches that may be under way.
-
-        Far ahead of the storage it is one: more would fill the disk and gain
-        nothing, none would let a slow source begin only when all else is done.
-        """
-        return self._services.per_job if self._upload.backlog < _FAR_AHEAD else 1
 
     def _count(self, size: int) -> None:
         self._bytes += size
@@ -236,14 +224,24 @@ class JobRun:
             index, fetch = self._fetches[task]
             try:
                 fetched = task.result()
-            except FileError as exc:
-                await fetch.close()
-                del self._fetches[task]
-                self._fail(index, fetch.attempts, exc)
+            except DownloaddError as exc:
+                if not isinstance(exc, FileError):
+                    raise
+                await self._give_up(task, exc)
+            except Exception:
+                # A fault of ours that one file brings out is no reason to lose the others.
+                log.exception("file.crashed", fileId=self._packing.files[index].label)
+                await self._give_up(task, FileError(_CRASHED))
             else:
                 del self._fetches[task]
                 now = self._clock.now()
                 self._packing.add(index, fetched, attempts=fetch.attempts, now=now)
+
+    async def _give_up(self, task: asyncio.Task[Fetched], exc: FileError) -> None:
+        index, fetch = self._fetches[task]
+        await fetch.close()
+        del self._fetches[task]
+        self._fail(index, fetch.attempts, exc)
 
     def _fail(self, index: int, attempts: int, exc: FileError) -> None:
         entry = self._packing.fail(index, exc, attempts=attempts)
@@ -258,26 +256,30 @@ class JobRun:
     async def _resume(self, checkpoint: Checkpoint) -> None:
         """Take up an earlier run's work where the storage still has it."""
         objects = self._services.objects
+        self._upload = self._new_upload(checkpoint.key)
         self._upload.restore(checkpoint.upload_id, ())  # known to ``discard`` from here on
         try:
-            listed = await objects.list_parts(self._key, checkpoint.upload_id)
+            listed = await objects.list_parts(checkpoint.key, checkpoint.upload_id)
         except UploadMissing:
             if not await self._resume_completed(checkpoint):
                 self._checkpoint = None
-                self._upload = self._new_upload()
+                self._upload = self._new_upload(_key(self._job))
             return
         parts, kept = usable_parts(checkpoint, listed)
         self._upload.restore(checkpoint.upload_id, parts)
         entries = checkpoint.entries[:kept]
         sealed = checkpoint.sealed and kept == len(checkpoint.entries)
+        if not sealed:
+            self._checkpoint = checkpoint.evolve(sha256=None)  # that of another archive
         self._packing.restore(self._job.files, entries, self._upload.needed, sealed=sealed)
         self._pending = deque(self._packing.pending())
-        self._bytes = sum(entry.size for entry in entries if entry.index not in self._packing.again)
+        here = [entry for entry in entries if entry.index not in self._packing.again]
+        self._bytes = _bytes_of(here)
         log.info("job.resumed", parts=len(parts), entries=kept, again=len(self._packing.again))
 
     async def _resume_completed(self, checkpoint: Checkpoint) -> bool:
         """Whether the upload is gone because it was completed before the interruption."""
-        stored = await self._services.objects.head(self._key) if checkpoint.sealed else None
+        stored = await self._services.objects.head(checkpoint.key) if checkpoint.sealed else None
         if stored is None:
             return False
         packing = Packing(self._job)
@@ -286,9 +288,9 @@ class JobRun:
             return False
         await packing.discard()
         self._packing = packing
-        self._upload = self._new_upload()
-        self._upload.restore(checkpoint.upload_id, checkpoint.parts)
-        self._bytes = sum(entry.size for entry in checkpoint.entries)
+        self._upload = self._new_upload(checkpoint.key)
+        self._upload.restore_completed(checkpoint.upload_id, checkpoint.parts)
+        self._bytes = _bytes_of(checkpoint.entries)
         self._pending.clear()
         return True
 
@@ -310,6 +312,7 @@ class JobRun:
         if self._upload.id is None:
             return None
         return Checkpoint(
+            key=self._upload.key,
             upload_id=self._upload.id,
             entries=tuple(self._packing.layout.entries),
             parts=tuple(self._upload.parts.values()),
@@ -320,40 +323,12 @@ class JobRun:
     def _step(self, stage: Stage, *, checkpoint: str | None = None) -> Step:
         self._dirty = False
         self._told = self._clock.monotonic()
-        self._job = self._snapshot(stage)
-        return Step(job=self._job, files=self._packing.take_changed(), checkpoint=checkpoint)
-
-    def _snapshot(self, stage: Stage) -> Job:
-        files, fractions = dict(self._packing.files), []
-        for index, fetch in self._fetches.values():
-            if index in self._packing.again:
-                continue
-            size = fetch.size
-            files[index] = files[index].evolve(
-                status=FileStatus.FETCHING,
-                size=size,
-                attempts=fetch.attempts,
-                bytes_fetched=fetch.received,
-            )
-            if size:
-                fractions.append(fetch.received / size)
-        entries = tuple(files.values())
-        completed = sum(entry.status is FileStatus.COMPLETED for entry in entries)
-        failed = sum(entry.status is FileStatus.FAILED for entry in entries)
-        sizes = [entry.size for entry in entries if entry.status is not FileStatus.FAILED]
-        progress = progress_percent(len(entries), completed + failed, fractions)
-        return self._job.evolve(
-            files=entries,
-            stage=stage,
-            progress=max(self._job.progress, progress),
-            files_completed=completed,
-            files_failed=failed,
-            partial=failed > 0,
-            current_file=self._packing.current,
+        under_way = self._fetches.values()
+        self._job = snapshot(self._job, stage, self._packing, under_way).evolve(
             bytes_fetched=self._bytes,
-            bytes_total=None if None in sizes else sum(size for size in sizes if size),
             updated_at=self._clock.now(),
         )
+        return Step(job=self._job, files=self._packing.take_changed(), checkpoint=checkpoint)
 
     # --- the end ---
 
@@ -362,11 +337,16 @@ class JobRun:
         await self._stop()
         await self._upload.discard()
 
+    async def forsake(self) -> None:
+        """Leave the archive to another worker, but for what that one cannot know of."""
+        await self._stop()
+        await self._upload.forsake()
+
     async def close(self) -> None:
         """Stop whatever is under way and remove every temporary file."""
         await self._stop()
         await self._packing.discard()
-        await self._spool.files.clear(self._job.id)
+        await self._spool.clear(self._job.id)
 
     async def _stop(self) -> None:
         await stopped(self._fetches)
@@ -377,3 +357,17 @@ class JobRun:
                 await task.result().payload.discard()
             await fetch.close()
             del self._fetches[task]
+
+
+def _key(job: Job) -> str:
+    """Where the archive of this claim goes.
+
+    A worker that was taken for dead may still be storing what it made: that
+    must not replace what its successor made.
+    """
+    return f"{job.id}.zip" if job.attempts <= 1 else f"{job.id}-{job.attempts}.zip"
+
+
+def _bytes_of(entries: Sequence[Entry]) -> int:
+    """Bytes that were fetched for these entries; nobody fetched the manifest."""
+    return sum(entry.size for entry in entries if entry.index != MANIFEST_INDEX)

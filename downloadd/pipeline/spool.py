@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,15 +18,12 @@ from pathlib import Path
 from downloadd.archive import Deflater
 from downloadd.digest import Digester
 from downloadd.errors import SpoolError
-from downloadd.pipeline.budget import DiskBudget, MemoryBudget
-from downloadd.pipeline.tempfiles import TempFile, TempFiles
+from downloadd.pipeline.budget import DiskBudget, MemoryBudget, Reservation
 from downloadd.tasks import Args, R, in_thread
 
 #: Bytes that one hop to a worker thread carries; SHA-256 in two threads wins
 #: most at this size (PERFORMANCE.md).
 HOP = 1 << 20
-#: Bytes that have to come free for a payload to be trimmed: four parts of the usual size.
-_WORTH_TRIMMING = 64 << 20
 #: Buffers that one ``writev`` takes (POSIX IOV_MAX; 1024 on Linux).
 _IOV_MAX = 1024
 
@@ -78,12 +76,11 @@ class MemoryPayload(Payload):
 
 
 class FilePayload(Payload):
-    def __init__(self, spool: Spool, file: TempFile, size: int) -> None:
-        """Read from ``file``, which is given back in the end."""
+    def __init__(self, spool: Spool, path: Path, size: int, reservation: Reservation) -> None:
         self._spool = spool
-        self._file: TempFile | None = file
-        self._path = file.path
+        self._path = path
         self.size = size
+        self._reservation = reservation
 
     def read_sync(self, offset: int, length: int) -> bytes:
         with disk_errors(), self._path.open("rb", buffering=0) as file:
@@ -104,15 +101,12 @@ class FilePayload(Payload):
     async def trim(self, offset: int) -> None:
         """Keep only the bytes from ``offset`` on, in a small file of their own.
 
-        An entry's tail waits for the next part; its file may be gigabytes. The
-        tail is smaller than a part, so that little is copied for much room.
+        An entry's tail waits for the next part; its file may be gigabytes.
         """
-        file = self._file
-        if file is None or offset - self.base < _WORTH_TRIMMING:
+        if offset <= self.base:
             return
         await self._spool.run(self._trim_sync, offset)
-        file.written = self.size - offset
-        file.fit(file.written)
+        self._reservation.shrink(self.size - offset)
 
     def _trim_sync(self, offset: int) -> None:
         tail = self.read_sync(offset, self.size - offset)
@@ -123,9 +117,10 @@ class FilePayload(Payload):
         self.base = offset
 
     async def discard(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            await self._spool.files.give_back(file)
+        try:
+            await self._spool.run(self._path.unlink, True)
+        finally:
+            self._reservation.release()
 
 
 class Absorber:
@@ -134,12 +129,12 @@ class Absorber:
     One call at a time; ``close_sync`` after the last.
     """
 
-    def __init__(self, file: TempFile, digester: Digester, deflater: Deflater | None) -> None:
+    def __init__(self, path: Path, digester: Digester, deflater: Deflater | None) -> None:
         self.digester = digester
         self.packed = 0
-        self._file = file
+        self.path = path
         self._deflater = deflater
-        self._fd: int | None = None
+        self._file: int | None = None
 
     @property
     def deflated(self) -> bool:
@@ -160,35 +155,37 @@ class Absorber:
         self.close_sync()
 
     def close_sync(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def discard_sync(self) -> None:
+        self.close_sync()
+        self.path.unlink(missing_ok=True)
 
     def _write(self, chunks: Sequence[bytes]) -> None:
         with disk_errors():
-            if self._fd is None:
-                self._file.path.parent.mkdir(parents=True, exist_ok=True)
-                # Not truncated: that would give its pages away (``tempfiles``).
-                flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-                self._fd = os.open(self._file.path, flags, 0o600)
+            if self._file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                self._file = os.open(self.path, flags, 0o600)
             # Not joined: a copy of all that comes is what this saves.
             for start in range(0, len(chunks), _IOV_MAX):
                 group = chunks[start : start + _IOV_MAX]
                 size = sum(map(len, group))
-                written = os.writev(self._fd, group)
+                written = os.writev(self._file, group)
                 if written < size:  # the disk is nearly full; say so with its own error
                     self._write_rest(b"".join(group)[written:])
                 self.packed += size
-                self._file.written = max(self._file.written, self.packed)
 
     def _write_rest(self, data: bytes) -> None:
         view = memoryview(data)
-        while view and self._fd is not None:
-            view = view[os.write(self._fd, view) :]
+        while view and self._file is not None:
+            view = view[os.write(self._file, view) :]
 
 
 class Spool:
-    """The temporary files of all jobs, and the threads that work on them."""
+    """The temporary folder with one folder a job, and the threads that work on it."""
 
     def __init__(
         self,
@@ -197,10 +194,17 @@ class Spool:
         disk: DiskBudget,
         memory: MemoryBudget,
     ) -> None:
+        self._root = root
         self._executor = executor
+        #: Jobs that have a folder, or had one and were not cleared.
+        self._used: set[str] = set()
         self.disk = disk
         self.memory = memory
-        self.files = TempFiles(root, executor, disk)
+
+    def path(self, job_id: str, index: int) -> Path:
+        """Where the payload of a job's file is to lie."""
+        self._used.add(job_id)
+        return self._root / job_id / str(index)
 
     def start(self, call: Callable[[*Args], R], *args: *Args) -> asyncio.Future[R]:
         """Begin a blocking call in a worker thread."""
@@ -209,6 +213,12 @@ class Spool:
     async def run(self, call: Callable[[*Args], R], *args: *Args) -> R:
         """Make a blocking call in a worker thread; see ``tasks.in_thread``."""
         return await in_thread(self._executor, call, *args)
+
+    async def clear(self, job_id: str) -> None:
+        """Remove what is left of a job."""
+        if job_id in self._used:  # small jobs leave nothing, and need no thread
+            await self.run(shutil.rmtree, self._root / job_id, True)
+            self._used.discard(job_id)
 
 
 @contextmanager

@@ -38,12 +38,13 @@ class Upload:
         layout: Layout,
         payloads: MutableMapping[int, Payload],
     ) -> None:
+        #: The object's key.
+        self.key = key
         self.id: str | None = None
         self.parts: dict[int, Part] = {}
         self._objects = objects
         self._spool = spool
         self._metrics = metrics
-        self._key = key
         self._meta = meta
         self._layout = layout
         self._payloads = payloads
@@ -56,6 +57,8 @@ class Upload:
         self._lost: list[int] = []
         self._saved: frozenset[int] = frozenset()
         self._tasks: set[asyncio.Task[Part]] = set()
+        #: Whether a written checkpoint tells of the upload.
+        self._known = False
         #: Whether the object may be there: its making has begun.
         self._made = False
 
@@ -71,11 +74,12 @@ class Upload:
         await _answered(self._begin())
 
     async def _begin(self) -> None:
-        self.id = await self._objects.begin(self._key, self._meta)
+        self.id = await self._objects.begin(self.key, self._meta)
 
     def restore(self, upload_id: str, parts: Sequence[Part]) -> None:
         """Go on with an earlier run's upload, of which ``parts`` are stored."""
         self.id = upload_id
+        self._known = True
         self.parts = {part.number: part for part in parts}
         self._whole = not parts
         self._saved = frozenset(self.parts)
@@ -84,6 +88,11 @@ class Upload:
         if last:  # the last part of a sealed archive is a short one
             self._stops[-1] = part_bounds(last)[0] + self.parts[last].size
         self._lost = [number for number in range(1, last) if number not in self.parts]
+
+    def restore_completed(self, upload_id: str, parts: Sequence[Part]) -> None:
+        """Go on with one whose object is there."""
+        self.restore(upload_id, parts)
+        self._made = True
 
     def needed(self, span: tuple[int, int]) -> bool:
         """Whether bytes of this stretch of the layout are still to be sent."""
@@ -95,11 +104,6 @@ class Upload:
     def tasks(self) -> set[asyncio.Task[Part]]:
         """Parts on their way; wait on them, then ``collect``."""
         return self._tasks
-
-    @property
-    def backlog(self) -> int:
-        """Bytes of the archive that are determined and not in a part yet."""
-        return self._layout.size - (self._stops[-1] if self._stops else 0)
 
     @property
     def done(self) -> bool:
@@ -144,7 +148,7 @@ class Upload:
             raise AssertionError("a part was cut before the upload began")
         with self._spool.disk.moving():
             await self._hash.add(part, self._spool)
-            stored = await self._objects.upload_part(self._key, self.id, part.number, part)
+            stored = await self._objects.upload_part(self.key, self.id, part.number, part)
         self._metrics.transferred("out", part.size)
         return stored
 
@@ -165,7 +169,8 @@ class Upload:
     # --- forgetting ---
 
     def saved(self) -> None:
-        """Note that the stored parts are in a written checkpoint."""
+        """Note that the upload and its stored parts are in a written checkpoint."""
+        self._known = self.id is not None
         self._saved = frozenset(self.parts)
 
     async def forget(self, spans: Mapping[int, tuple[int, int]]) -> None:
@@ -198,7 +203,7 @@ class Upload:
             raise AssertionError("the archive's payloads are not all here")
         await self._hash.add(part, self._spool)
         self._made = True
-        await _answered(self._objects.put(self._key, part, self._meta))
+        await _answered(self._objects.put(self.key, part, self._meta))
         self._metrics.transferred("out", part.size)
         return self._hash.hexdigest()
 
@@ -213,14 +218,19 @@ class Upload:
             raise AssertionError("there is no upload to complete")
         parts = [self.parts[number] for number in sorted(self.parts)]
         self._made = True
-        await _answered(self._objects.complete(self._key, self.id, parts))
+        await _answered(self._objects.complete(self.key, self.id, parts))
 
     async def discard(self) -> None:
         """Remove whatever is in the storage of this archive."""
         if self.id is not None:
-            await self._objects.abort(self._key, self.id)
+            await self._objects.abort(self.key, self.id)
         if self._made:
-            await self._objects.delete(self._key)
+            await self._objects.delete(self.key)
+
+    async def forsake(self) -> None:
+        """Remove what no other worker can know of, and leave what one may go on with."""
+        if not self._known:
+            await self.discard()
 
 
 async def _answered(call: Coroutine[object, object, object]) -> None:

@@ -28,20 +28,51 @@ async def test_disk_holds_back_until_something_is_released() -> None:
 
 
 async def test_disk_lets_one_go_over_when_nothing_moves() -> None:
-    """A file above the cap is not refused: it goes alone, when all else is still."""
+    """A file above the cap is not refused: it goes on alone, when all else is still."""
     budget = DiskBudget(100)
     first = await asyncio.wait_for(reserve(budget, 500), 5)
-    second = asyncio.create_task(reserve(budget, 500))
+    assert budget.used == 50, "half of the cap is enough to begin with"
+    second = await asyncio.wait_for(reserve(budget, 500), 5)
     with budget.moving():
+        growing = asyncio.create_task(grow(budget, second, 500))
         await asyncio.sleep(0.3)
-        assert not second.done(), "while something moves, nobody goes over the cap"
-        first.release()
+        assert not growing.done(), "while something moves, nobody goes over the cap"
+    await asyncio.wait_for(growing, 5)
+    assert budget.used == 550
+    with budget.moving():
+        await asyncio.wait_for(grow(budget, second, 600), 5)  # the one that is over may grow
+        other = asyncio.create_task(grow(budget, first, 60))
         await asyncio.sleep(0.3)
-        assert not second.done()
-    reservation = await asyncio.wait_for(second, 5)
-    assert budget.used == 500
-    reservation.release()
+        assert not other.done()
+        second.release()
+        await asyncio.wait_for(other, 5)
+    first.release()
     assert budget.used == 0
+
+
+async def test_disk_waits_for_no_trickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What moves and sets nothing free for long does not hold others up for ever."""
+    monkeypatch.setattr("downloadd.pipeline.budget._PATIENCE", 0.5)
+    budget = DiskBudget(100)
+    with budget.moving():
+        trickle, full = await reserve(budget, 10), await reserve(budget, 90)
+        waiting = [asyncio.create_task(grow(budget, it, 120)) for it in (full, trickle)]
+        await asyncio.sleep(0.3)
+        full.shrink(85)  # there is hope again
+        await asyncio.sleep(0.3)
+        assert not any(task.done() for task in waiting)
+        await asyncio.wait_for(waiting[1], 5)
+        await asyncio.sleep(0.8)
+        assert not waiting[0].done(), "one over the cap is enough"
+        trickle.release()
+        await asyncio.wait_for(waiting[0], 5)
+        full.release()
+    assert budget.used == 0
+
+
+async def grow(budget: DiskBudget, reservation: Reservation, size: int) -> None:
+    with budget.moving():
+        await reservation.grow(size)
 
 
 async def test_growing_comes_before_beginning_and_the_oldest_first() -> None:

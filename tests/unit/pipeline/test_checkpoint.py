@@ -7,6 +7,7 @@ from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.ports import Part
 
 CHECKPOINT = Checkpoint(
+    key="k",
     upload_id="u",
     entries=(
         Entry(
@@ -33,7 +34,7 @@ def test_what_is_written_is_read_again() -> None:
     assert read.parts[0].crc32 == 9
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"version": 99}', '{"version": 1}'])
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"version": 99}', '{"version": 2}'])
 def test_what_cannot_be_read_is_as_if_there_were_none(text: str) -> None:
     """A checkpoint of another version, or a broken one, makes the job begin anew."""
     assert Checkpoint.parse(text) is None

@@ -24,7 +24,7 @@ from downloadd.errors import (
 )
 from downloadd.model import FileEntry, Source
 from downloadd.pipeline.fetched import Fetched
-from downloadd.pipeline.fetching import FileFetch
+from downloadd.pipeline.fetching import FileFetch, _host
 from tests.fakes import Answer, Script
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench
@@ -75,7 +75,6 @@ async def test_goes_on_from_the_bytes_already_there(make_bench: MakeBench) -> No
     assert fetched.sha256 == hashlib.sha256(DATA).hexdigest()
     assert bench.reader.asked == [(URL, 0, None), (URL, 2 * MIB, '"1"'), (URL, 3 * MIB, '"1"')]
     await fetched.payload.discard()
-    await bench.spool.files.clear("job")
     assert bench.clean()
 
 
@@ -146,6 +145,64 @@ async def test_tries_that_bring_something_do_not_count(make_bench: MakeBench) ->
     bench = make_bench(script, retries=1)
     assert payload_bytes(await fetch(bench)) == DATA * 2
     assert len(bench.reader.asked) == 10
+
+
+@pytest.mark.parametrize(("first", "then"), [(None, len(DATA)), (len(DATA), None)])
+async def test_goes_on_where_one_answer_does_not_tell_the_size(
+    make_bench: MakeBench, first: int | None, then: int | None
+) -> None:
+    """A chunked answer has no length, and a range may be "of *": neither is another file."""
+    lost = SourceUnreachable("Lost.")
+    bench = make_bench(
+        in_turn(
+            Answer(data=DATA[: 2 * MIB], size=first, error=lost),
+            Answer(data=DATA[2 * MIB :], offset=2 * MIB, size=then),
+        )
+    )
+    assert payload_bytes(await fetch(bench)) == DATA
+    assert len(bench.reader.asked) == 2
+
+
+async def test_a_range_that_ends_early_is_gone_on_with(make_bench: MakeBench) -> None:
+    """Also where it did not say how long the whole is: the first answer did."""
+    bench = make_bench(
+        in_turn(
+            Answer(data=DATA[:MIB], size=len(DATA), error=SourceUnreachable("Lost.")),
+            Answer(data=DATA[MIB : 2 * MIB], offset=MIB),
+            Answer(data=DATA[2 * MIB :], offset=2 * MIB),
+        )
+    )
+    assert payload_bytes(await fetch(bench)) == DATA
+
+
+async def test_what_the_caller_says_of_the_size_reserves_nothing(make_bench: MakeBench) -> None:
+    """Above the limit it is refused before anything is asked; else disk is taken as bytes come."""
+    bench = make_bench(lambda *_: Answer(data=DATA))
+    with pytest.raises(FileTooLarge):
+        await fetch(bench, size=9 * 10**15)
+    assert not bench.reader.asked
+    most = 0
+
+    class Watched(Answer):
+        async def chunks(self):  # type: ignore[no-untyped-def]
+            nonlocal most
+            async for chunk in super().chunks():
+                yield chunk
+                most = max(most, bench.spool.disk.used)
+
+    bench = make_bench(lambda *_: Watched(data=DATA))
+    with pytest.raises(SizeMismatch):
+        await fetch(bench, size=1 << 30)
+    assert 0 < most <= 16 * MIB
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/a", "http://h:80/b", "HTTP://user@H./c", "http://h.:80"],
+)
+def test_a_host_has_one_name(url: str) -> None:
+    """However it is spelled, the bound on requests to one host counts it as one."""
+    assert _host(url) == "h:80"
 
 
 async def test_a_file_shorter_than_announced_ends_as_truncated(make_bench: MakeBench) -> None:

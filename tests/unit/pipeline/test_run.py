@@ -128,43 +128,6 @@ async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> N
     assert bench.clean()
 
 
-async def test_payloads_share_temporary_files(make_bench: MakeBench) -> None:
-    """A file that a longer payload used before brings nothing of it into the archive."""
-    bench = make_bench(serve, per_job=1)
-    names = [f"random/{(24 - 2 * i) * MIB}/{i}" for i in range(8)]
-    run = bench.run(make_job(sources(*names)))
-    made: set[Path] = set()
-    async with aclosing(run.steps()) as steps:
-        async for step in steps:
-            made |= {path for path in bench.folder.rglob("*") if path.is_file()}
-            job = step.job
-    await run.close()
-    assert 0 < len(made) < len(names)
-    check_archive(bench, job, {n.rpartition("/")[2]: file_bytes(f"/{n}") for n in names})
-    assert bench.clean()
-
-
-async def test_fetching_does_not_run_far_ahead_of_the_storage(make_bench: MakeBench) -> None:
-    """While the storage is behind, files come one at a time; they still come."""
-    release = asyncio.Event()
-    others: list[int] = []
-
-    def script(source: Source, offset: int, validator: str | None) -> Answer:
-        others.append(bench.reader.open_now)
-        if len(others) == len(names):
-            release.set()
-        return serve(source, offset, validator)
-
-    bench = make_bench(script, per_job=4)
-    bench.store.before_part = lambda number: asyncio.wait_for(release.wait(), 20)
-    names = [f"random/{12 * MIB}/{i}" for i in range(30)]
-    await bench.finish(make_job(sources(*names)))
-    assert max(others[:8]) > 0, "several at once at first"
-    # 64 MiB on their way, 128 MiB waiting, and what was begun before.
-    assert others[21:] == [0] * 9
-    assert bench.clean()
-
-
 async def test_a_file_larger_than_the_disk_cap_still_comes(make_bench: MakeBench) -> None:
     """The cap holds fetching back; it does not refuse, nor stand still."""
     bench = make_bench(serve, disk=10 * MIB)
