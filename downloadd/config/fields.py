@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import marshmallow
 
@@ -21,7 +19,7 @@ import marshmallow
 MASK = "********"
 
 
-class _Refused(ValueError):
+class Refused(ValueError):
     """A value is not allowed, whatever the reason."""
 
 
@@ -52,9 +50,9 @@ class Setting(marshmallow.fields.Field[Any]):
             raise marshmallow.ValidationError(self.allowed) from exc
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     if not isinstance(value, str):
-        raise _Refused(value)
+        raise Refused(value)
     return value
 
 
@@ -66,8 +64,8 @@ class Text(Setting):
         self._pattern = re.compile(pattern)
 
     def parse(self, value: object) -> str:
-        if not self._pattern.fullmatch(text := _text(value)):
-            raise _Refused(value)
+        if not self._pattern.fullmatch(text := text_of(value)):
+            raise Refused(value)
         return text
 
 
@@ -89,8 +87,8 @@ class Choice(Setting):
 
     def parse(self, value: object) -> str:
         if value not in self._words:
-            raise _Refused(value)
-        return _text(value)
+            raise Refused(value)
+        return text_of(value)
 
 
 class Switch(Setting):
@@ -108,9 +106,9 @@ class Switch(Setting):
         if isinstance(value, bool):
             return value
         try:
-            return self._WORDS[_text(value).lower()]
+            return self._WORDS[text_of(value).lower()]
         except KeyError as exc:
-            raise _Refused(value) from exc
+            raise Refused(value) from exc
 
 
 class Whole(Setting):
@@ -124,16 +122,16 @@ class Whole(Setting):
     def parse(self, value: object) -> int:
         number = self._number(value)
         if not self._low <= number <= self._high:
-            raise _Refused(value)
+            raise Refused(value)
         return number
 
     def _number(self, value: object) -> int:
         # True is an int to Python; to whoever wrote `retries = true` it is not.
         if isinstance(value, bool):
-            raise _Refused(value)
+            raise Refused(value)
         if isinstance(value, float) and value.is_integer():
             return int(value)
-        return value if isinstance(value, int) else int(_text(value))
+        return value if isinstance(value, int) else int(text_of(value))
 
 
 class Size(Whole):
@@ -155,7 +153,7 @@ class Size(Whole):
         if not isinstance(value, str):
             return super()._number(value)
         if not (match := self._PATTERN.fullmatch(value.strip())):
-            raise _Refused(value)
+            raise Refused(value)
         unit = (match[2] or "").replace("K", "k")
         return int(float(match[1]) * self._UNITS[unit]) if unit else int(match[1])
 
@@ -176,143 +174,14 @@ class Seconds(Setting):
 
     def parse(self, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise _Refused(value)
+            raise Refused(value)
         number = float(value)
         if not math.isfinite(number) or not self._low <= number <= self._high:
-            raise _Refused(value)
+            raise Refused(value)
         return number
 
     def show(self, value: float) -> object:
         return int(value) if value == int(value) else value
-
-
-class Url(Setting):
-    """An absolute http or https URL without credentials, query or fragment; or empty."""
-
-    def __init__(self) -> None:
-        super().__init__('empty or a URL such as "https://host:port", without credentials')
-
-    def parse(self, value: object) -> str:
-        text = _text(value)
-        if not text:
-            return text
-        parts = urlsplit(text)
-        # Reading the port is what checks it.
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise _Refused(value)
-        if "@" in parts.netloc or parts.query or parts.fragment or re.search(r"\s", text):
-            raise _Refused(value)
-        return text.rstrip("/")
-
-
-class RedisUrl(Setting):
-    """A URL as redis-py takes it; or empty."""
-
-    secret = True
-    _FORM = re.compile(r"(?:rediss?://\S+|unix://\S*/\S+)?")
-
-    def __init__(self) -> None:
-        super().__init__('empty or a "redis://", "rediss://" or "unix:///" URL')
-
-    def parse(self, value: object) -> str:
-        text = _text(value)
-        parts = urlsplit(text)
-        if not self._FORM.fullmatch(text) or parts.port == 0:
-            raise _Refused(value)
-        if parts.scheme.startswith("redis") and not parts.hostname:
-            raise _Refused(value)
-        return text
-
-    def show(self, value: str) -> object:
-        shown = re.sub(r"(?<=://)[^/]*@", f"{MASK}@", value)
-        # redis-py takes credentials from the query as well.
-        return re.sub(r"((?:username|password)=)[^&]*", rf"\1{MASK}", shown)
-
-
-class Host(Setting):
-    """An IP address, or a host name as in RFC 1123 (underscores let pass)."""
-
-    _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-
-    def __init__(self) -> None:
-        super().__init__("an IP address or a host name")
-
-    def parse(self, value: object) -> str:
-        text = _text(value)
-        if not self._NAME.fullmatch(text):
-            ip_address(text)
-        return text
-
-
-class Origin(Setting):
-    """An origin as browsers send it (RFC 6454), or ``*`` for any."""
-
-    def __init__(self) -> None:
-        super().__init__('a list of "*" or origins such as "https://app.example"')
-
-    def parse(self, value: object) -> str:
-        text = _text(value)
-        parts = urlsplit(text)
-        if text != "*" and (not parts.hostname or f"{parts.scheme}://{parts.netloc}" != text):
-            raise _Refused(value)
-        if "@" in parts.netloc or parts.port == 0:
-            raise _Refused(value)
-        return text
-
-
-class Network(Setting):
-    """A network or a single address."""
-
-    def __init__(self) -> None:
-        super().__init__('a list of networks or addresses such as "10.0.0.0/8"')
-
-    def parse(self, value: object) -> IPv4Network | IPv6Network:
-        return ip_network(_text(value))
-
-    def show(self, value: IPv4Network | IPv6Network) -> object:
-        return str(value)
-
-
-class Peer(Setting):
-    """A network, an address, a host, or ``host:port``, as ``network.allow`` takes them.
-
-    Names are checked for their form alone; the address guard brings them into
-    the one that it compares.
-    """
-
-    _NAME = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
-
-    def __init__(self) -> None:
-        super().__init__('a list of hosts, "host:port" or networks such as "10.0.0.0/8"')
-
-    def parse(self, value: object) -> str:
-        text = _text(value)
-        if "/" in text or (text.count(":") > 1 and not text.startswith("[")):
-            return str(ip_network(text))
-        found = self._NAME.fullmatch(text)
-        if not found or (found[1] and not 1 <= int(found[1]) <= 65535):
-            raise _Refused(value)
-        return text
-
-
-class Ports(Setting):
-    """A port, or a range of them as text: "8000-8999"."""
-
-    def __init__(self) -> None:
-        super().__init__('a list of ports from 1 to 65535 and ranges such as "8000-8999"')
-
-    def parse(self, value: object) -> tuple[int, int]:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise _Refused(value)
-        first, dash, last = str(value).partition("-")
-        low, high = int(first), int(last if dash else first)
-        if not 1 <= low <= high <= 65535:
-            raise _Refused(value)
-        return low, high
-
-    def show(self, value: tuple[int, int]) -> object:
-        low, high = value
-        return low if low == high else f"{low}-{high}"
 
 
 class Folder(Setting):
@@ -322,13 +191,13 @@ class Folder(Setting):
         super().__init__("empty or a path")
 
     def parse(self, value: object) -> Path | None:
-        path = value if isinstance(value, Path) else Path(_text(value))
+        path = value if isinstance(value, Path) else Path(text_of(value))
         if value == "":
             return None
         try:
             return path.expanduser().absolute()
         except RuntimeError as exc:  # "~someone" who is not there
-            raise _Refused(value) from exc
+            raise Refused(value) from exc
 
     def show(self, value: Path) -> object:
         return str(value)
@@ -346,7 +215,7 @@ class Several(Setting):
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple) or len(value) < self._at_least:
-            raise _Refused(value)
+            raise Refused(value)
         return tuple(self._item.parse(item) for item in value)
 
     def show(self, value: tuple[Any, ...]) -> object:
@@ -363,12 +232,12 @@ class Table(Setting):
 
     def parse(self, value: object) -> Mapping[str, Any]:
         if not isinstance(value, dict):
-            raise _Refused(value)
+            raise Refused(value)
         return {name: self._entry(entry) for name, entry in value.items()}
 
     def _entry(self, entry: object) -> Any:
         if not isinstance(entry, dict) or entry.keys() != self._parts.keys():
-            raise _Refused(entry)
+            raise Refused(entry)
         return self._make(**{key: part.parse(entry[key]) for key, part in self._parts.items()})
 
     def show(self, value: Mapping[str, Any]) -> object:

@@ -15,14 +15,11 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
+from downloadd.config.address_fields import Host, Origin, Peer, Ports, RedisUrl, Url
+from downloadd.config.address_fields import Network as NetworkField
 from downloadd.config.fields import (
     Choice,
     Folder,
-    Host,
-    Origin,
-    Peer,
-    Ports,
-    RedisUrl,
     Seconds,
     Secret,
     Several,
@@ -30,11 +27,7 @@ from downloadd.config.fields import (
     Switch,
     Table,
     Text,
-    Url,
     Whole,
-)
-from downloadd.config.fields import (
-    Network as NetworkField,
 )
 
 MIB, GIB = 1 << 20, 1 << 30
