@@ -6,7 +6,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
-from downloadd.config.fields import MASK, Refused, Setting, text_of
+from downloadd.config.fields import MASK, Refused, Setting, digits_of, text_of
 
 
 class Url(Setting):
@@ -128,7 +128,7 @@ class Ports(Setting):
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise Refused(value)
         first, dash, last = str(value).partition("-")
-        low, high = int(first), int(last if dash else first)
+        low, high = digits_of(first), digits_of(last if dash else first)
         if not 1 <= low <= high <= 65535:
             raise Refused(value)
         return low, high

@@ -51,9 +51,17 @@ class Setting(marshmallow.fields.Field[Any]):
 
 
 def text_of(value: object) -> str:
+    """Return text as it is; ``ValueError`` for what is none."""
     if not isinstance(value, str):
         raise Refused(value)
     return value
+
+
+def digits_of(text: str) -> int:
+    """Read ASCII digits and nothing else: ``int()`` also takes "8_0", " 80 " and "٨٠"."""
+    if not (text.isascii() and text.isdecimal()):
+        raise Refused(text)
+    return int(text)
 
 
 class Text(Setting):
@@ -131,13 +139,13 @@ class Whole(Setting):
             raise Refused(value)
         if isinstance(value, float) and value.is_integer():
             return int(value)
-        return value if isinstance(value, int) else int(text_of(value))
+        return value if isinstance(value, int) else digits_of(text_of(value))
 
 
 class Size(Whole):
     """Bytes: a whole number, or text with a unit such as "10 GiB" or "500 MB"."""
 
-    _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGTP]i?)?B?")
+    _PATTERN = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([kKMGTP]i?)?B?")
     _UNITS: Mapping[str, int] = {
         unit + suffix: base**power
         for power, unit in enumerate("kMGTP", start=1)
@@ -152,10 +160,10 @@ class Size(Whole):
     def _number(self, value: object) -> int:
         if not isinstance(value, str):
             return super()._number(value)
-        if not (match := self._PATTERN.fullmatch(value.strip())):
+        if not (match := self._PATTERN.fullmatch(value)):
             raise Refused(value)
         unit = (match[2] or "").replace("K", "k")
-        return int(float(match[1]) * self._UNITS[unit]) if unit else int(match[1])
+        return int(float(match[1]) * self._UNITS[unit]) if unit else digits_of(match[1])
 
     def show(self, value: int) -> object:
         for unit in ("TiB", "GiB", "MiB", "KiB"):
@@ -168,12 +176,16 @@ class Size(Whole):
 class Seconds(Setting):
     """A span of time: a number of seconds, fractions allowed."""
 
+    _PATTERN = re.compile(r"[0-9]*\.?[0-9]+")
+
     def __init__(self, low: float, high: float) -> None:
         super().__init__(f"a number of seconds from {low:g} to {high:.10g}")
         self._low, self._high = low, high
 
     def parse(self, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise Refused(value)
+        if isinstance(value, str) and not self._PATTERN.fullmatch(value):
             raise Refused(value)
         number = float(value)
         if not math.isfinite(number) or not self._low <= number <= self._high:

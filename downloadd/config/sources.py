@@ -84,7 +84,8 @@ def _parse(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    # Also for bytes that are no text, and numbers of thousands of digits.
+    except ValueError as exc:
         raise ConfigError(f"{path} is not proper TOML: {exc}") from exc
 
 
@@ -154,11 +155,10 @@ def _read_secret(name: str, path: Path) -> str:
 
 
 def _scaled(variable: str, text: str, scale: int) -> float:
-    try:
-        return int(text) / scale
-    except ValueError as exc:
-        message = f'{variable} is "{text}": it must be a whole number of milliseconds'
-        raise ConfigError(message) from exc
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f'{variable} is "{text}": it must be a whole number of milliseconds')
+    # Too many digits for a float make infinity, which no setting allows.
+    return float(text) / scale
 
 
 def from_flags(overrides: Mapping[str, Any], known: Collection[str]) -> dict[str, Given]:

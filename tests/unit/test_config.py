@@ -313,6 +313,8 @@ class TestRefusals:
         with pytest.raises(ConfigError, match=r"none\.toml cannot be read: No such file"):
             config.load(tmp_path / "none.toml", {}, {})
         assert "is not proper TOML" in refused("[server\n", folder=tmp_path)
+        endless = f"[server]\nport = {'9' * 5000}\n"
+        assert "is not proper TOML" in refused(endless, folder=tmp_path)
 
     @pytest.mark.parametrize(
         ("environ", "message"),
@@ -332,6 +334,10 @@ class TestRefusals:
             (
                 {"REQUEST_TIMEOUT_MS": "0"},
                 'REQUEST_TIMEOUT_MS is "0": it must be a number of seconds from 0.1 to 86400',
+            ),
+            (
+                {"REQUEST_TIMEOUT_MS": "2_000"},
+                'REQUEST_TIMEOUT_MS is "2_000": it must be a whole number of milliseconds',
             ),
             (
                 {"DOWNLOADD_STORAGE_KIND": "s3"},
@@ -361,6 +367,17 @@ class TestRefusals:
             ("STATE_WAIT_FOR_FSYNC", "maybe"),
             ("JOBS_MAX_FILE_BYTES", "10 potatoes"),
             ("JOBS_MAX_DISK_BYTES", "1 MiB"),
+            ("SERVER_PORT", "8_0"),
+            ("SERVER_PORT", " 80 "),
+            ("SERVER_PORT", "+80"),
+            ("SERVER_PORT", "٨٠"),
+            ("JOBS_MAX_FILE_BYTES", " 80 "),
+            ("JOBS_MAX_FILE_BYTES", "٨٠ GiB"),
+            ("JOBS_LEASE", "1_0"),
+            ("JOBS_LEASE", " 10 "),
+            ("JOBS_LEASE", "١٠"),
+            ("NETWORK_PORTS", "8_0"),
+            ("NETWORK_PORTS", "80 - 90"),
             ("JOBS_LEASE", "nan"),
             ("JOBS_LEASE", "9" * 400),
             ("JOBS_MAX_FILE_BYTES", "9" * 400 + " GiB"),
@@ -378,6 +395,14 @@ class TestRefusals:
     def test_wrong_values(self, name: str, value: str) -> None:
         """Each kind of value has its limits, and the refusal names the variable."""
         assert refused(environ={f"DOWNLOADD_{name}": value}).startswith(f"DOWNLOADD_{name} is ")
+
+    @pytest.mark.parametrize("name", ["REQUEST_TIMEOUT_MS", "RATE_LIMIT_WINDOW_MS"])
+    @pytest.mark.parametrize("count", [400, 5000])
+    def test_milliseconds_without_end(self, name: str, count: int) -> None:
+        """A number that is longer than Python's own is outside the limits, and no traceback."""
+        message = refused(environ={name: "9" * count})
+        assert message.startswith(f"{name} is ")
+        assert "it must be a number of seconds from" in message
 
     @pytest.mark.parametrize(
         "environ",
