@@ -42,9 +42,12 @@ WELL_KNOWN: Mapping[str, tuple[str, int | None]] = {
 }
 
 # Kubernetes puts the address of every service of a namespace into each pod; a
-# service whose name begins with "downloadd" gives variables of these forms.
+# service whose name begins with "downloadd" gives variables of these forms. The
+# last one is what somebody might call a setting, so its value has to look it too.
 _SERVICE_LINK = re.compile(
-    r"DOWNLOADD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)",
+    r"DOWNLOADD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*"
+    r"|DOWNLOADD_(\w+_)?PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
 )
 
 
@@ -124,9 +127,9 @@ def _refuse_unknown(
     secrets: Collection[str],
 ) -> None:
     names = {*own, *(f"{variable}_FILE" for variable, name in own.items() if name in secrets)}
-    for variable in sorted(environ):
+    for variable, value in sorted(environ.items()):
         if variable.startswith(PREFIX) and variable not in names:
-            if _SERVICE_LINK.fullmatch(variable):
+            if _SERVICE_LINK.fullmatch(f"{variable}={value}"):
                 continue
             raise ConfigError(f"{variable} is no setting{_hint(variable, names)}")
 

@@ -267,10 +267,18 @@ class TestSources:
         """What Kubernetes adds for services named downloadd… stops nothing."""
         environ = {
             "DOWNLOADD_SERVICE_HOST": "10.0.0.1",
+            "DOWNLOADD_SERVICE_PORT": "3000",
             "DOWNLOADD_PORT": "tcp://10.0.0.1:3000",
+            "DOWNLOADD_PORT_3000_TCP_PROTO": "tcp",
             "DOWNLOADD_REDIS_PORT_6379_TCP_ADDR": "10.0.0.2",
         }
         assert load(environ=environ) == load()
+
+    @pytest.mark.parametrize("name", ["DOWNLOADD_PORT", "DOWNLOADD_SERVR_PORT"])
+    def test_a_port_that_kubernetes_did_not_give_is_no_link(self, name: str) -> None:
+        """A plain number under such a name is somebody's mistake, and is not passed over."""
+        message = refused(environ={name: "8080"})
+        assert message == f"{name} is no setting: did you mean DOWNLOADD_SERVER_PORT?"
 
 
 class TestRefusals:
