@@ -51,9 +51,14 @@ class Setting(marshmallow.fields.Field[Any]):
 
 
 def text_of(value: object) -> str:
-    """Return text as it is; ``ValueError`` for what is none."""
-    if not isinstance(value, str):
+    """Return text as it is; ``ValueError`` for what is none, or what no path and no URL can hold.
+
+    That is NUL, and bytes of the environment that are not UTF-8: they arrive
+    as surrogates (PEP 383).
+    """
+    if not isinstance(value, str) or "\0" in value:
         raise Refused(value)
+    value.encode()
     return value
 
 
@@ -200,10 +205,10 @@ class Folder(Setting):
     """A path, made absolute; ``~`` is the home folder. None where it is empty."""
 
     def __init__(self) -> None:
-        super().__init__("empty or a path")
+        super().__init__("empty or a path in UTF-8")
 
     def parse(self, value: object) -> Path | None:
-        path = value if isinstance(value, Path) else Path(text_of(value))
+        path = Path(text_of(str(value) if isinstance(value, Path) else value))
         if value == "":
             return None
         try:

@@ -304,6 +304,10 @@ class TestRefusals:
                 "fetch.retries in {path} is true: it must be a whole number from 0 to 100",
             ),
             (
+                '[state]\ndata_dir = "/tmp/\\u0000"\n',
+                'state.data_dir in {path} is "/tmp/\\u0000": it must be empty or a path in UTF-8',
+            ),
+            (
                 '[fetch]\nformat_check = "on"\n',
                 'fetch.format_check in {path} is "on": it must be "warn" or "reject" or "off"',
             ),
@@ -386,6 +390,7 @@ class TestRefusals:
             ("JOBS_LEASE", "١٠"),
             ("NETWORK_PORTS", "8_0"),
             ("NETWORK_PORTS", "80 - 90"),
+            ("STATE_DATA_DIR", "/tmp/caf\udce9"),
             ("JOBS_LEASE", "nan"),
             ("JOBS_LEASE", "9" * 400),
             ("JOBS_MAX_FILE_BYTES", "9" * 400 + " GiB"),
