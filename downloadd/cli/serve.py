@@ -114,9 +114,10 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             listener.close()
             raise
-    except OSError as exc:
+    # A name that no DNS message could hold is a UnicodeError.
+    except (OSError, UnicodeError) as exc:
         raise DownloaddError(
-            f"Cannot listen on {host} port {port}: {exc.strerror}. "
+            f"Cannot listen on {host} port {port}: {getattr(exc, 'strerror', exc)}. "
             "Choose another with --host and --port.",
         ) from exc
     return listener

@@ -8,6 +8,9 @@ from urllib.parse import urlsplit
 
 from downloadd.config.fields import MASK, Refused, Setting, digits_of, text_of
 
+# What resolvers take for an IPv4 address, in any base (WHATWG URL §3.5 "ends in a number").
+_NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9A-Fa-f]*)\Z")
+
 
 class Url(Setting):
     """An absolute http or https URL without credentials, query or fragment; or empty."""
@@ -55,14 +58,15 @@ class RedisUrl(Setting):
 class Host(Setting):
     """An IP address, or a host name as in RFC 1123 (underscores let pass)."""
 
-    _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+    _LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
     def __init__(self) -> None:
         super().__init__("an IP address or a host name")
 
     def parse(self, value: object) -> str:
         text = text_of(value)
-        if not self._NAME.fullmatch(text):
+        if _NUMBER_AT_END.search(text) or not self._NAME.fullmatch(text):
             ip_address(text)
         return text
 

@@ -367,6 +367,10 @@ class TestRefusals:
         ("name", "value"),
         [
             ("SERVER_HOST", "two words"),
+            ("SERVER_HOST", "a..b"),
+            ("SERVER_HOST", "a" * 64),
+            ("SERVER_HOST", "300.1.1.1"),
+            ("SERVER_HOST", "1.2"),
             ("SERVER_PUBLIC_URL", "downloads.example"),
             ("SERVER_CORS_ORIGINS", "https://a.example/path"),
             ("SERVER_TRUSTED_PROXIES", "10.0.0.1/8"),
