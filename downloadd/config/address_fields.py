@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any
 from urllib.parse import urlsplit
+
+from redis.asyncio.connection import Connection, parse_url
+from redis.exceptions import RedisError
 
 from downloadd.config.fields import MASK, Refused, Setting, digits_of, text_of
 
@@ -26,8 +30,10 @@ class Url(Setting):
         # Reading the port is what checks it.
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise Refused(value)
-        if "@" in parts.netloc or parts.query or parts.fragment or re.search(r"\s", text):
+        # Anywhere: a raw "/" in a password makes the rest of it, and the "@", a path.
+        if "@" in text or parts.query or parts.fragment or re.search(r"\s", text):
             raise Refused(value)
+        _check_labels(parts.hostname)
         return text.rstrip("/")
 
 
@@ -36,23 +42,53 @@ class RedisUrl(Setting):
 
     secret = True
     _FORM = re.compile(r"(?:rediss?://\S+|unix://\S*/\S+)?")
+    _DATABASE = re.compile(r"/?|/[0-9]+")
 
     def __init__(self) -> None:
-        super().__init__('empty or a "redis://", "rediss://" or "unix:///" URL')
+        super().__init__(
+            'empty or a URL such as "redis://user:password@host:6379/0", "rediss://…" or '
+            '"unix:///path", with "@", "/", "?" and "#" of a password as %40, %2F, %3F and %23',
+        )
 
     def parse(self, value: object) -> str:
         text = text_of(value)
-        parts = urlsplit(text)
-        if not self._FORM.fullmatch(text) or parts.port == 0:
+        if not self._FORM.fullmatch(text):
             raise Refused(value)
-        if parts.scheme.startswith("redis") and not parts.hostname:
-            raise Refused(value)
+        if text:
+            self._check(text)
         return text
+
+    def _check(self, text: str) -> None:
+        parts = urlsplit(text)
+        # A raw "/", "?" or "#" ends the authority: what follows it would be the
+        # rest of a password, and be shown.
+        if "@" in parts.path + parts.query or parts.fragment or parts.port == 0:
+            raise Refused(text)
+        if parts.scheme != "unix":
+            # Of a path that is no number, redis-py makes database 0.
+            if not parts.hostname or not self._DATABASE.fullmatch(parts.path):
+                raise Refused(text)
+            _check_labels(parts.hostname)
+        _check_redis_options(text)
 
     def show(self, value: str) -> object:
         shown = re.sub(r"(?<=://)[^/]*@", f"{MASK}@", value)
         # redis-py takes credentials from the query as well.
         return re.sub(r"((?:username|password)=)[^&]*", rf"\1{MASK}", shown)
+
+
+def _check_redis_options(url: str) -> None:
+    """Refuse what redis-py would refuse; it dials nothing here."""
+    try:
+        options: dict[str, Any] = dict(parse_url(url))
+        options.pop("connection_class", Connection)(**options)
+    except (TypeError, RedisError) as exc:
+        raise Refused(url) from exc
+
+
+def _check_labels(host: str) -> None:
+    """Refuse a name that sockets refuse before they look it up: "a..b", long labels."""
+    host.encode("idna")
 
 
 class Host(Setting):

