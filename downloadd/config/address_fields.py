@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio.connection import Connection, parse_url
 from redis.exceptions import RedisError
+from yarl import URL
 
 from downloadd.config.fields import MASK, Refused, Setting, digits_of, text_of
 
@@ -139,11 +140,12 @@ class Network(Setting):
 class Peer(Setting):
     """A network, an address, a host, or ``host:port``, as ``network.allow`` takes them.
 
-    Names are checked for their form alone; the address guard brings them into
-    the one that it compares.
+    The rules are those of ``network.guard``, which brings the names into the
+    form that it compares: a test sees to it that what passes here passes there.
     """
 
-    _NAME = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+    _FORM = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/?#@\[\]]+))(?::([0-9]{1,5}))?")
+    _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 
     def __init__(self) -> None:
         super().__init__('a list of hosts, "host:port" or networks such as "10.0.0.0/8"')
@@ -151,11 +153,29 @@ class Peer(Setting):
     def parse(self, value: object) -> str:
         text = text_of(value)
         if "/" in text or (text.count(":") > 1 and not text.startswith("[")):
-            return str(ip_network(text))
-        found = self._NAME.fullmatch(text)
-        if not found or (found[1] and not 1 <= int(found[1]) <= 65535):
+            return self._network(text)
+        found = self._FORM.fullmatch(text)
+        if not found or (found[3] and not 1 <= int(found[3]) <= 65535):
             raise Refused(value)
+        if found[1]:
+            ip_address(found[1])
+        else:
+            self._check_name(found[2])
         return text
+
+    def _network(self, text: str) -> str:
+        if "%" in text:  # a zone: whose it is on this machine, the guard cannot know
+            raise Refused(text)
+        return str(ip_network(text))
+
+    def _check_name(self, name: str) -> None:
+        if not name.isascii():
+            name = URL.build(scheme="http", host=name).raw_host or ""
+        name = name.lower().removesuffix(".")
+        if not self._NAME.fullmatch(name):
+            raise Refused(name)
+        if _NUMBER_AT_END.search(name):
+            IPv4Address(name)
 
 
 class Ports(Setting):

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from downloadd import config
 from downloadd.cli import main
@@ -18,9 +20,16 @@ from downloadd.cli.check_config import lines, toml
 from downloadd.config import loading
 from downloadd.config.fields import MASK
 from downloadd.errors import ConfigError
+from downloadd.network.guard import AddressGuard
 
 ROOT = Path(__file__).parents[2]
 GIB = 1 << 30
+#: What ``network.allow`` and ``network.deny`` do not take.
+WRONG_PEERS = (
+    *("300.1.1.1", "1.2", "0x7f.1", "a..b", ".a", "a" * 64, "a b", "a:", "a:0", "a:+80", "h:٨٠"),
+    *("[1.2]:80", "[::1", "[a]", "::1%lo", "fe80::1%1/128", "10.0.0.1/8", "10.0.0.0/33"),
+    *("ü..b", "a?b", "@a"),
+)
 
 
 def load(
@@ -234,6 +243,19 @@ class TestSources:
         assert settings.simulation == config.Simulation(enabled=True, min_ms=5000, max_ms=15_000)
 
     @pytest.mark.parametrize(
+        "peer",
+        [
+            *("files.example", "Files.Example.:8443", "bücher.example", "_dmarc.a-b", "1a.example"),
+            *("10.0.0.1", "10.0.0.1:80", "[10.0.0.1]:80", "::1", "[::1]", "[::1]:80"),
+            *("10.0.0.0/8", "fd00::/8", "1.2.3.example", "xn--bcher-kva.example:1"),
+        ],
+    )
+    def test_peers(self, peer: str) -> None:
+        """Every form that the address guard takes is taken, and the guard takes the outcome."""
+        network = load(overrides={"network.allow": [peer], "network.deny": [peer]}).network
+        AddressGuard(allow=network.allow, deny=network.deny)
+
+    @pytest.mark.parametrize(
         "url",
         [
             "redis://h",
@@ -424,7 +446,7 @@ class TestRefusals:
             ("FETCH_CONNECT_TIMEOUT", "0"),
             ("NETWORK_ALLOW", "http://h"),
             ("NETWORK_ALLOW", "h:99999"),
-            ("NETWORK_DENY", "10.0.0.1/8"),
+            *((name, peer) for name in ("NETWORK_ALLOW", "NETWORK_DENY") for peer in WRONG_PEERS),
             ("NETWORK_PORTS", "0"),
             ("NETWORK_PORTS", "9-8"),
             ("NETWORK_PORTS", "80-"),
@@ -443,6 +465,15 @@ class TestRefusals:
         message = refused(environ={name: "9" * count})
         assert message.startswith(f"{name} is ")
         assert "it must be a number of seconds from" in message
+
+    @given(st.text("a1.:/[]-x%\u0130ü_ ", max_size=12))
+    def test_no_peer_passes_that_the_guard_refuses(self, text: str) -> None:
+        """Whatever the settings take, the address guard takes: the start cannot fail there."""
+        try:
+            taken = load(overrides={"network.allow": [text]}).network.allow
+        except ConfigError:
+            return
+        AddressGuard(allow=taken)
 
     @pytest.mark.parametrize(
         "environ",
