@@ -102,7 +102,11 @@ async def _make_archive(
         _say(console, f"Downloading it through its signed link:\n  {job['downloadUrl']}")
         expected = Expected.of(job)
         with make_display(console) as display:
-            await save(client, expected, target, lambda n: display.archive(n, expected.size))
+
+            def report(done: int) -> None:
+                display.archive(done, expected.size)
+
+            await save(client, expected, target, report, keep=False)
     return job
 
 

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import io
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ BACKOFF = 0.5
 BACKOFF_LIMIT = 10.0
 #: Bytes that are written and hashed at once, away from the event loop.
 _BLOCK = 1 << 20
+#: What stands in ``FILE.part.sha256``.
+_NOTE = re.compile(r"[0-9a-f]{64}\n")
 
 #: Told how many bytes of the archive are there.
 Report = Callable[[int], None]
@@ -83,19 +86,20 @@ async def save(
     report: Report,
     *,
     force: bool = False,
+    keep: bool = True,
 ) -> None:
     """Download an archive to ``target``, which must not exist unless ``force``.
 
-    Raises ``DownloadFailed``, ``ServerRefused``; ``FILE.part`` is kept for
-    another run then, unless its bytes are wrong.
+    Raises ``DownloadFailed``, ``ServerRefused``; ``FILE.part`` is then left for
+    another run if ``keep``, unless its bytes are wrong.
     """
-    part = target.with_name(f"{target.name}.part")
-    with _translated(part), _opened(part, expected) as file:
+    part = _part(target)
+    with _translated(part), _opened(part, expected, force) as file, _remains(target, keep):
         sink = Sink(file)
         await asyncio.to_thread(sink.reread)
         await _transfer(client, expected, sink, report)
         if sink.hexdigest() != expected.sha256:
-            discard(target)
+            _discard(target)
             raise _wrong_bytes()
         await asyncio.to_thread(_put_in_place, file, part, target, force)
 
@@ -117,11 +121,44 @@ async def pour(client: ApiClient, expected: Expected, descriptor: int, report: R
         raise _wrong_bytes()
 
 
-def discard(target: Path) -> None:
+def strangers_part(target: Path) -> Path | None:
+    """The file where a part of the archive would go, if it is not ours to overwrite."""
+    part = _part(target)
+    return part if _is_strangers(part) else None
+
+
+def _is_strangers(part: Path) -> bool:
+    """Whether a file was not left by ``save``, which notes whose the bytes are before any come."""
+    note = _note(part)
+    if note.exists():
+        return _NOTE.fullmatch(_text(note)) is None
+    return part.exists() and part.stat().st_size > 0
+
+
+def _text(note: Path) -> str:
+    return note.read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _remains(target: Path, keep: bool) -> Iterator[None]:
+    """Unless ``keep``, remove what has arrived when the rest never will."""
+    try:
+        yield
+    except BaseException:
+        if not keep:
+            _discard(target)
+        raise
+
+
+def _discard(target: Path) -> None:
     """Remove what ``save`` has kept of an archive."""
-    part = target.with_name(f"{target.name}.part")
+    part = _part(target)
     part.unlink(missing_ok=True)
     _note(part).unlink(missing_ok=True)
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 def _note(part: Path) -> Path:
@@ -129,8 +166,10 @@ def _note(part: Path) -> Path:
 
 
 @contextmanager
-def _opened(part: Path, expected: Expected) -> Iterator[BinaryIO]:
+def _opened(part: Path, expected: Expected, force: bool = False) -> Iterator[BinaryIO]:
     """The part file, ours alone, emptied unless it belongs to this archive."""
+    if not force and _is_strangers(part):
+        raise DownloadFailed(f"{part} is not from downloadd: move it away, or name another file.")
     with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +179,7 @@ def _opened(part: Path, expected: Expected) -> Iterator[BinaryIO]:
             # It was finished and put in its place while we opened it.
             raise _in_use(part)
         note, known = _note(part), f"{expected.sha256}\n"
-        whose = note.read_text(encoding="utf-8", errors="replace") if note.exists() else ""
+        whose = _text(note) if note.exists() else ""
         if whose != known or part.stat().st_size > expected.size:
             file.truncate()
             note.write_text(known, encoding="utf-8")

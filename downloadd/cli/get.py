@@ -16,7 +16,7 @@ from typing import Any
 from yarl import URL
 
 from downloadd.cli.client import ApiClient
-from downloadd.cli.download import Expected, discard, pour, save
+from downloadd.cli.download import Expected, pour, save, strangers_part
 from downloadd.cli.embedded import embedded_server, run_to_end
 from downloadd.cli.follow import run_job
 from downloadd.cli.progress import (
@@ -163,8 +163,15 @@ def _check_target(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_to_overwrite(target: Path, *, force: bool) -> None:
-    if not force and target.exists():
+    if force:
+        return
+    if target.exists():
         raise ConfigError(f"{target} exists: name another file with -o, or overwrite with --force.")
+    if (part := strangers_part(target)) is not None:
+        raise ConfigError(
+            f"{part}, where the archive would be put together, is not from downloadd: name "
+            "another file with -o, or overwrite with --force.",
+        )
 
 
 async def _download(
@@ -184,20 +191,10 @@ async def _download(
         return None
     target = Path(arguments.output or archive_file_name(job["fileName"]))
     _refuse_to_overwrite(target, force=arguments.force)
-    with _cleaned_up(target, keep=bool(arguments.server)):
-        await save(client, expected, target, report, force=arguments.force)
+    # The job of a server of our own is gone with it, and nothing could go on with a part.
+    keep = bool(arguments.server)
+    await save(client, expected, target, report, force=arguments.force, keep=keep)
     return target
-
-
-@contextmanager
-def _cleaned_up(target: Path, *, keep: bool) -> Iterator[None]:
-    """Unless ``keep``, remove what has arrived when the rest never will."""
-    try:
-        yield
-    except BaseException:
-        if not keep:
-            discard(target)
-        raise
 
 
 def _print_result(job: Mapping[str, Any], where: Path | None) -> None:

@@ -221,6 +221,19 @@ async def test_an_existing_file_is_kept(get: Get, origin: Origin) -> None:
     assert members(get.folder / "a.zip") == [content(1, 1000)]
 
 
+async def test_a_strangers_part_is_kept(get: Get, origin: Origin) -> None:
+    """A file of another in the way of the parts is refused before any work; --force replaces it."""
+    (get.folder / "a.zip.part").write_text("mine")
+    ended = await get(origin.url(1, 1000), *allow(origin), "-o", "a.zip")
+    assert ended.status == 2
+    assert "a.zip.part, where" in ended.err
+    assert (get.folder / "a.zip.part").read_text() == "mine"
+    assert origin.connections == 0
+    ended = await get(origin.url(1, 1000), *allow(origin), "-o", "a.zip", "--force")
+    assert ended.status == 0, ended.err
+    assert get.names() == ["a.zip"]
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
 )

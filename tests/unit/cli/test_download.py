@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from yarl import URL
 
-from downloadd.cli.download import Expected, Sink, _blocks, _copy, _opened
+from downloadd.cli.client import ApiClient
+from downloadd.cli.download import Expected, Sink, _blocks, _copy, _opened, save, strangers_part
 from downloadd.errors import DownloadFailed, ServerUnreachable
 
 DATA = bytes(range(256)) * 4
@@ -87,10 +89,10 @@ async def test_an_answer_that_cannot_be_right_is_refused(pieces: list[bytes], st
         (f"{EXPECTED.sha256}\n", b"abc", b"abc"),
         (f"{'0' * 64}\n", b"abc", b""),
         (f"{EXPECTED.sha256}\n", b"x" * (len(DATA) + 1), b""),
-        (None, b"abc", b""),
+        (None, b"", b""),
         (None, None, b""),
     ],
-    ids=["ours", "another's", "too long", "unknown", "none"],
+    ids=["ours", "another's", "too long", "empty", "none"],
 )
 def test_only_this_archives_part_is_gone_on_with(
     tmp_path: Path, note: str | None, held: bytes | None, kept: bytes
@@ -104,6 +106,36 @@ def test_only_this_archives_part_is_gone_on_with(
     with _opened(part, EXPECTED) as file:
         assert file.read() == kept
     assert (tmp_path / "a.zip.part.sha256").read_text() == f"{EXPECTED.sha256}\n"
+
+
+@pytest.mark.parametrize("note", [None, f"{'0' * 64}  a.zip.part\n"], ids=["none", "theirs"])
+def test_a_strangers_part_is_kept(tmp_path: Path, note: str | None) -> None:
+    """A file of that name that no download has left is refused and unchanged, unless forced."""
+    part, beside = tmp_path / "a.zip.part", tmp_path / "a.zip.part.sha256"
+    part.write_bytes(b"theirs")
+    if note is not None:
+        beside.write_text(note)
+    assert strangers_part(tmp_path / "a.zip") == part
+    with pytest.raises(DownloadFailed, match=r"a\.zip\.part"), _opened(part, EXPECTED):
+        pass
+    assert part.read_bytes() == b"theirs"
+    assert not beside.exists() or beside.read_text() == note
+    with _opened(part, EXPECTED, force=True) as file:
+        assert file.read() == b""
+
+
+async def test_what_is_in_the_way_survives_a_refusal(tmp_path: Path) -> None:
+    """A part that is not this download's is not removed with it, although nothing is kept."""
+    target, part = tmp_path / "a.zip", tmp_path / "a.zip.part"
+    part.write_bytes(b"theirs")
+    async with ApiClient.open(URL("http://127.0.0.1:1")) as client:
+        with pytest.raises(DownloadFailed, match=r"a\.zip\.part"):
+            await save(client, EXPECTED, target, lambda _: None, keep=False)
+        assert part.read_bytes() == b"theirs"
+        part.write_bytes(b"")
+        with _opened(part, EXPECTED), pytest.raises(DownloadFailed, match="another download"):
+            await save(client, EXPECTED, target, lambda _: None, keep=False)
+    assert part.exists()
 
 
 def test_a_part_has_one_writer(tmp_path: Path) -> None:
