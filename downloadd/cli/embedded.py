@@ -14,8 +14,8 @@ from downloadd.cli.serve import Serving, fast_loop, serving
 from downloadd.config import load
 from downloadd.telemetry import logs
 
-#: As shells have it for a program that SIGTERM ended.
-EXIT_TERMINATED = 128 + signal.SIGTERM
+#: Ctrl-C, ``kill``, a terminal that was closed.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @asynccontextmanager
@@ -50,23 +50,35 @@ async def embedded_server(
 
 
 def run_to_end(main: Coroutine[Any, Any, int]) -> int:
-    """Run a command to its exit status. SIGINT and SIGTERM cancel it, so that it can clean up.
+    """Run a command to its exit status. A signal to end cancels it, so that it can clean up.
 
-    SIGINT ends in ``KeyboardInterrupt``, SIGTERM in the status 143.
+    The status is then 128 and the signal's number, as shells have it.
     """
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        try:
-            return runner.run(_cancelled_by_sigterm(main))
-        except asyncio.CancelledError:
-            return EXIT_TERMINATED
+        return runner.run(_cancelled_by_signals(main))
 
 
-async def _cancelled_by_sigterm(main: Coroutine[Any, Any, int]) -> int:
+async def _cancelled_by_signals(main: Coroutine[Any, Any, int]) -> int:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is None:
         raise RuntimeError("a command runs in a task")
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    received: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        received.append(number)
+        task.cancel()
+
+    # By the loop, so that none breaks into what runs between two awaits: the
+    # removal of a folder, above all. What is ignored stays so: nohup, "&".
+    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
     try:
         return await main
+    except asyncio.CancelledError:
+        if not received:
+            raise
+        return 128 + received[0]
     finally:
-        loop.remove_signal_handler(signal.SIGTERM)
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -235,7 +235,9 @@ async def test_a_strangers_part_is_kept(get: Get, origin: Origin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["INT", "TERM", "HUP"],
 )
 async def test_an_interrupted_get_leaves_nothing(
     get: Get, origin: Origin, number: int, status: int
