@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from urllib.parse import quote
@@ -150,8 +150,10 @@ class Origin:
             self.resumed_at.setdefault(specimen.path, []).append(start)
         if not specimen.chunked:
             response.content_length = specimen.size - start
-        await response.prepare(request)
-        await self._body(request, response, specimen, start)
+        # A client that has gone is no news: the demonstration was interrupted.
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            await self._body(request, response, specimen, start)
         return response
 
     async def _body(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -13,18 +14,30 @@ from tests.e2e.test_serve import valkeys
 PATIENCE = 60
 
 
-def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     (folder / "tmp").mkdir()
     (folder / "here").mkdir()
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "downloadd", "demo", *arguments],
         cwd=folder / "here",
-        env={**os.environ, "TMPDIR": str(folder / "tmp")},
+        env={**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=PATIENCE,
     )
+
+
+def end(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        out, err = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return end(start(folder, *arguments))
 
 
 def test_the_demo_proves_itself_and_leaves_nothing(tmp_path: Path) -> None:
@@ -50,6 +63,21 @@ def test_the_demo_keeps_its_archive_when_told(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "here" / "kept.zip") as archive:
         assert archive.testzip() is None
         assert {"large.dat", "photo (2).dat", "Übersicht 概要.txt"} <= set(archive.namelist())
+
+
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in mid-job: the shell's status, no word on standard error, nothing left."""
+    process = start(tmp_path, "--output", "kept.zip")
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("[1/"):  # a first file has arrived
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    ended = end(process)
+    assert ended.returncode == 130
+    assert ended.stderr == ""
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
+    assert valkeys(tmp_path) == []
 
 
 def test_the_demo_overwrites_nothing(tmp_path: Path) -> None:
