@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE",
         help="where the archive goes; - is standard output (default: the name that the job has)",
     )
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE and FILE.part")
     server = parser.add_mutually_exclusive_group()
     server.add_argument("--server", metavar="URL", help="use this server, rather than start one")
     server.add_argument(
