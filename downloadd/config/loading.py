@@ -186,8 +186,20 @@ def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
             f"simulation.min_ms is {simulation.min_ms}: "
             f"it must not be above simulation.max_ms, {simulation.max_ms}",
         )
+    _check_data_dir(settings.state.data_dir)
     if settings.auth.mode == "none" and not settings.auth.allow_anonymous:
         _check_loopback(settings.server.host, given)
+
+
+def _check_data_dir(folder: Path) -> None:
+    """Refuse a default that the home folder spoils; one that was given is checked already."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as exc:
+        raise ConfigError(
+            f"state.data_dir is {json.dumps(str(folder))}, by XDG_DATA_HOME or HOME: "
+            "it must be a path in UTF-8; set another",
+        ) from exc
 
 
 def _check_loopback(host: str, given: Mapping[str, Given]) -> None:

@@ -495,6 +495,14 @@ class TestRefusals:
         assert "hunter2" not in message
         assert MASK in message
 
+    def test_a_home_that_is_not_utf8(self) -> None:
+        """A data folder that cannot be is refused also where nobody has named it."""
+        environ = {"XDG_DATA_HOME": "/data/caf\udce9"}
+        message = refused(environ=environ)
+        assert message.startswith('state.data_dir is "/data/caf\\udce9/downloadd", by XDG_')
+        environ["DOWNLOADD_STATE_DATA_DIR"] = "/data/x"
+        assert load(environ=environ).state.data_dir == Path("/data/x")
+
     def test_a_wrong_flag_is_told_by_its_name(self) -> None:
         """A flag is named as it is typed."""
         assert refused(overrides={"server.port": "x"}).startswith('--port is "x": ')
