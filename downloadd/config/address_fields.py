@@ -48,7 +48,8 @@ class RedisUrl(Setting):
     def __init__(self) -> None:
         super().__init__(
             'empty or a URL such as "redis://user:password@host:6379/0", "rediss://…" or '
-            '"unix:///path", with "@", "/", "?" and "#" of a password as %40, %2F, %3F and %23',
+            '"unix:///path", with a number for the database, only options that redis-py has, and '
+            '"@", "/", "?" and "#" of a password as %40, %2F, %3F and %23',
         )
 
     def parse(self, value: object) -> str:
