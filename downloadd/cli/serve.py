@@ -23,6 +23,7 @@ from downloadd.config import Settings, load
 from downloadd.errors import DownloaddError
 from downloadd.jobs.pool import Pool
 from downloadd.telemetry import logs
+from downloadd.web.connection import Runner
 
 #: Seconds that running jobs have to end before they are given up to the queue.
 DRAIN_SECONDS = 20.0
@@ -90,7 +91,7 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
     """
     with bind(settings.server.host, settings.server.port) as listener:
         app = create_app(settings, port=listener.getsockname()[1])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=REQUEST_SECONDS)
+        runner = Runner(app, access_log=None, shutdown_timeout=REQUEST_SECONDS)
         try:
             await runner.setup()
             await web.SockSite(runner, listener, backlog=BACKLOG).start()

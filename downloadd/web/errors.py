@@ -60,7 +60,7 @@ def status_of(exc: errors.DownloaddError) -> HTTPStatus | None:
     return next((STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES), None)
 
 
-def answer(request: web.Request, exc: errors.DownloaddError) -> web.Response | None:
+def answer(request: web.BaseRequest, exc: errors.DownloaddError) -> web.Response | None:
     """The answer to an error that clients may see, else None."""
     status = status_of(exc)
     if status is None:
@@ -75,7 +75,7 @@ def answer(request: web.Request, exc: errors.DownloaddError) -> web.Response | N
     return _response(request, status, title, exc.code, message or exc.message, details, headers)
 
 
-def http_answer(request: web.Request, exc: web.HTTPException) -> web.Response:
+def http_answer(request: web.BaseRequest, exc: web.HTTPException) -> web.Response:
     """Aiohttp's own refusals (no such route, wrong method, body too large) in our form."""
     status = HTTPStatus(exc.status)
     # The default text is "404: Not Found"; a text of ours is a sentence.
@@ -86,7 +86,7 @@ def http_answer(request: web.Request, exc: web.HTTPException) -> web.Response:
     return _response(request, status, status.phrase, code, message, None, headers)
 
 
-def internal_answer(request: web.Request) -> web.Response:
+def internal_answer(request: web.BaseRequest) -> web.Response:
     """The answer to everything unforeseen: nothing about our insides."""
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = errors.DownloaddError.code
@@ -94,7 +94,7 @@ def internal_answer(request: web.Request) -> web.Response:
 
 
 def _response(
-    request: web.Request,
+    request: web.BaseRequest,
     status: HTTPStatus,
     title: str,
     code: str,

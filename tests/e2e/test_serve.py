@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -122,6 +123,40 @@ def test_it_says_where_it_listens_and_that_it_is_open(tmp_path: Path) -> None:
     assert (listening["auth"], listening["storage"]) == ("none", "local")
     assert listening["state"] == "embedded valkey"
     assert [line for line in lines if line["message"] == "server.open"]
+
+
+def test_the_log_does_not_repeat_broken_requests(tmp_path: Path) -> None:
+    """What is no HTTP, and a client that goes away, is a line without what was sent, no error."""
+    path = b"/v1/download/initiate"
+    post_head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    broken = (
+        b"GET /v1/files/a?expires=1&code=SECRET\x01 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX-Api-Key: SECRET\x00\r\n\r\n",
+        post_head + b"Transfer-Encoding: chunked\r\n\r\nSECRET\r\n",
+    )
+    with serve(tmp_path / "data") as (process, url):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for raw in broken:
+            with socket.create_connection(address, PATIENCE) as client:
+                client.sendall(raw)
+                assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(address, PATIENCE) as client:
+            client.sendall(post_head + b"Content-Length: 100\r\n\r\nSECRET")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+    (log,) = tmp_path.glob("*.log")
+    text = log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert "SECRET" not in text
+    assert {line["level"] for line in lines} == {"info", "warning"}
+    refused = [line for line in lines if line["message"] == "http.refused"]
+    assert [line["problem"] for line in refused] == [
+        "InvalidURLError",
+        "BadHttpMessage",
+        "BadHttpMessage",
+    ]
+    assert 499 in [line.get("status") for line in lines]
 
 
 def test_jobs_survive_a_kill(tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ConnectionError:
         # The client is gone; aiohttp closes what is left of the connection.
         raise
+    except web.RequestPayloadError:
+        # Its message holds what was sent. Where the body ends, nobody knows.
+        refusal = http_answer(request, web.HTTPBadRequest(text="The body is not proper HTTP."))
+        refusal.force_close()
+        return refusal
     except Exception as exc:
         response = answer(request, exc) if isinstance(exc, DownloaddError) else None
         if response is None:

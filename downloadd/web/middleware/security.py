@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-_HEADERS = {
+#: On every answer.
+HEADERS = {
     "Strict-Transport-Security": "max-age=31536000",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
@@ -16,4 +17,4 @@ _HEADERS = {
 
 async def send_security_headers(_: web.Request, response: web.StreamResponse) -> None:
     """A signal handler, because streams send their headers before middleware sees them."""
-    response.headers.update(_HEADERS)
+    response.headers.update(HEADERS)

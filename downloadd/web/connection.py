@@ -1,0 +1,127 @@
+"""The HTTP server below the application: it answers what never becomes a request.
+
+aiohttp answers bytes that are no HTTP, and what fails outside of the
+middleware, by itself: as plain text, with the offending line in the answer and
+in the log, credentials and all. Here such answers have the form and the
+headers of all others, and neither they nor the log repeat what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import ERROR
+
+from downloadd.web.errors import http_answer, internal_answer
+from downloadd.web.middleware.request_id import identify
+from downloadd.web.middleware.security import HEADERS
+from downloadd.web.requests import REQUEST_ID
+
+#: Longest line of a request's head, in bytes.
+MAX_LINE_BYTES = 8190
+
+_NOT_HTTP = "This is no proper HTTP/1.1 request."
+_TOO_LONG = f"The address or a header is longer than {MAX_LINE_BYTES:,} bytes."
+#: What aiohttp says of bytes that do not make a request.
+_ERROR = ERROR._replace(version=HttpVersion11)
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Runner(web.AppRunner):
+    """Runs an application over connections of ours."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=_request_factory(made.request_factory),
+            **self._kwargs,
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(
+            self,
+            loop=self._loop,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+            **self._kwargs,
+        )
+
+
+class _Connection(web.RequestHandler):
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
+            return
+        # What came is no HTTP; where it was to be the rest of a body, aiohttp
+        # would let the handler wait for that.
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError())
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what failed outside of the application; ``message`` would echo the request."""
+        if isinstance(exc, ConnectionError):
+            # The client is gone, which is no error; aiohttp closes what is left.
+            raise exc
+        identify(request)
+        _tell(exc, remote=request.remote, requestId=request[REQUEST_ID])
+        if request.writer.output_size > 0:
+            raise ConnectionAbortedError("the answer cannot be finished")
+        if isinstance(exc, HttpProcessingError):
+            text = _TOO_LONG if isinstance(exc, LineTooLong) else _NOT_HTTP
+            return _last(request, http_answer(request, web.HTTPBadRequest(text=text)))
+        return _last(request, internal_answer(request))
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Log aiohttp's own complaints; the exception says what the arguments do."""
+        _tell(kw.get("exc_info"))
+
+
+def _tell(exc: BaseException | None, **context: object) -> None:
+    # Messages of the parser hold what it was given.
+    if isinstance(exc, (HttpProcessingError, web.RequestPayloadError, ConnectionError)):
+        _log.info("http.refused", problem=type(exc).__name__, **context)
+    else:
+        _log.error("http.failed", exc_info=exc, **context)
+
+
+def _last(request: web.BaseRequest, response: web.Response) -> web.Response:
+    """Give an answer that the application's signals do not see what they would give it."""
+    response.headers.update({"X-Request-ID": request[REQUEST_ID], **HEADERS})
+    response.force_close()
+    return response
+
+
+def _request_factory(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """Let answers to what is no request be of our version of HTTP (RFC 9110 §2.5), not 1.0."""
+
+    def request_factory(
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        return make(_ERROR if message is ERROR else message, payload, protocol, writer, task)
+
+    return request_factory
