@@ -44,7 +44,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            made.request_handler,
+            _unless_expecting(made.request_handler),
             request_factory=_request_factory(made.request_factory),
             **self._kwargs,
         )
@@ -110,6 +110,21 @@ def _last(request: web.BaseRequest, response: web.Response) -> web.Response:
     response.headers.update({"X-Request-ID": request[REQUEST_ID], **HEADERS})
     response.force_close()
     return response
+
+
+def _unless_expecting(handle: _Handler) -> _Handler:
+    """Refuse expectations other than 100-continue, which aiohttp looks at before middleware."""
+
+    async def checked(request: web.BaseRequest) -> web.StreamResponse:
+        if (request.headers.get("Expect") or "100-continue").lower() == "100-continue":
+            return await handle(request)
+        identify(request)
+        known = {"remote": request.remote, "requestId": request[REQUEST_ID]}
+        _log.info("http.refused", problem="Expect", **known)
+        text = "This server can meet no expectation but 100-continue."
+        return _last(request, http_answer(request, web.HTTPExpectationFailed(text=text)))
+
+    return checked
 
 
 def _request_factory(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:

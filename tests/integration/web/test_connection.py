@@ -68,6 +68,21 @@ async def test_a_body_that_breaks_is_a_400(server: Server) -> None:
     assert_in_our_form(await exchange(server, head, b"SECRET\r\n"), 400, "bad_request")
 
 
+@pytest.mark.parametrize("path", ["/", "/nothing", "/v1/download/initiate"])
+async def test_an_unknown_expectation_is_a_417(server: Server, path: str) -> None:
+    """What a client expects of the server, and cannot get, is refused in our form."""
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: SECRET\r\n\r\n".encode()
+    assert_in_our_form(await exchange(server, request), 417, "expectation_failed")
+
+
+async def test_a_client_may_wait_for_100_continue(server: Server) -> None:
+    """The one expectation that there is (RFC 9110 §10.1.1) is met before the body comes."""
+    head = POST + b"Content-Length: 2\r\nExpect: 100-Continue\r\nConnection: close\r\n\r\n"
+    answer = await exchange(server, head, b"{}")
+    assert (answer.status, answer.headers) == (100, {})
+    assert answer.body.startswith(b"HTTP/1.1 400 ")
+
+
 async def test_a_failure_outside_of_the_middleware(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
