@@ -22,25 +22,29 @@ async def subscribe(request: web.Request) -> web.StreamResponse:
     """``GET /v1/download/subscribe/{jobId}`` and ``GET /v1/download/stream/{jobId}``.
 
     204, on which an ``EventSource`` stops reconnecting, when the client has
-    seen the job's last event.
+    seen the job's last event. While the server is being stopped a stream has
+    no events: its end brings the client back, to the next process, as an
+    error would not.
     """
-    if request.app[keys.LIFECYCLE].draining:
-        raise web.HTTPServiceUnavailable(
-            text="The server is being stopped. Connect again in a few seconds.",
-            headers={"Retry-After": "3"},
-        )
     service = request.app[keys.SERVICE]
     seen = last_event_id(request)
     job = await service.get(job_id_of(request), ANONYMOUS)
     if job.status.ended and seen is not None and seen == job.cursor:
         return web.Response(status=204)
-    if seen is not None:
+    if request.app[keys.LIFECYCLE].draining:
+        events = _events()
+    elif seen is not None:
         events = service.watch(job, seen)
     else:
         if job.status.ended:
             job = await service.get(job.id, ANONYMOUS, files=True)
         events = _from_status(service, job)
     return await request.app[keys.STREAMS].run(request, events)
+
+
+async def _events(*events: Event) -> AsyncGenerator[Event]:
+    for event in events:
+        yield event
 
 
 async def _from_status(service: JobService, job: Job) -> AsyncGenerator[Event]:

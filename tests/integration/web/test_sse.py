@@ -219,6 +219,18 @@ async def test_streams_end_when_the_server_does(server: Server) -> None:
     assert len(server.app[keys.STREAMS]) == 0
 
 
+async def test_who_comes_during_a_drain_is_told_to_come_back(server: Server) -> None:
+    """A stream without events brings an EventSource back; an error would end it for good."""
+    job = await idle_job(server)
+    begin_drain(server.app)
+    async with server.client.get(f"/v1/download/subscribe/{job.job_id}") as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/event-stream"
+        assert await response.read() == b"retry: 3000\r\n\r\n"
+    async with server.client.get(f"/v1/download/subscribe/{uuid.uuid4()}") as response:
+        assert response.status == 404
+
+
 def feed_watchers(server: Server) -> int:
     return sum(topic.watchers for topic in server.app[STATE].feed._topics.values())
 

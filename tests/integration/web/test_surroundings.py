@@ -118,7 +118,7 @@ async def test_health(server: Server) -> None:
 
 
 async def test_ready_until_draining(server: Server) -> None:
-    """A process that goes away is alive, but not ready, and takes no new subscriber."""
+    """A process that goes away is alive, but not ready."""
     async with server.client.get("/health/ready") as response:
         assert response.status == 200
     begin_drain(server.app)
@@ -126,9 +126,6 @@ async def test_ready_until_draining(server: Server) -> None:
         assert (response.status, await response.json()) == (503, {"status": "draining"})
     async with server.client.get("/health/live") as response:
         assert response.status == 200
-    async with server.client.get(f"/v1/download/subscribe/{uuid.uuid4()}") as response:
-        assert (response.status, response.headers["Retry-After"]) == (503, "3")
-        assert (await response.json())["code"] == "unavailable"
 
 
 async def test_home(server: Server) -> None:
