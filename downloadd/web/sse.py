@@ -16,6 +16,7 @@ from contextlib import aclosing
 
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 from prometheus_client import Gauge
 
@@ -63,6 +64,11 @@ class Streams:
         """
         response = EventSourceResponse(ping_interval=self._ping, send_timeout=STALL_SECONDS)
         response.headers["Cache-Control"] = "no-cache, no-transform"
+        # Says keep-alive whatever was asked for.
+        del response.headers["Connection"]
+        if request.version < HttpVersion11:
+            # Only the connection's end ends a body without a length or chunks.
+            response.force_close()
         limit = asyncio.timeout(self._limit)
         self._gauge.inc()
         try:

@@ -19,6 +19,7 @@ from downloadd.ports import Claim
 from downloadd.web import keys
 from downloadd.web.sse import Streams
 from tests.integration.web.conftest import Sent, Server, read_events
+from tests.integration.web.wire import exchange
 from tests.origin import Origin
 
 SOURCE = "https://files.example/a.pdf"
@@ -229,6 +230,27 @@ async def test_who_comes_during_a_drain_is_told_to_come_back(server: Server) -> 
         assert await response.read() == b"retry: 3000\r\n\r\n"
     async with server.client.get(f"/v1/download/subscribe/{uuid.uuid4()}") as response:
         assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "given"),
+    [
+        ("HTTP/1.0", "keep-alive", None),
+        ("HTTP/1.0", "", None),
+        ("HTTP/1.1", "close", "close"),
+    ],
+)
+async def test_the_end_of_a_stream_can_be_seen(
+    server: Server, version: str, asked: str, given: str | None
+) -> None:
+    """Where a stream has no chunks, or the client asks for it, its end is the connection's."""
+    job = await idle_job(server)
+    await job.begin()
+    await job.fail()
+    head = f"GET /v1/download/subscribe/{job.job_id} {version}\r\nHost: x\r\n"
+    answer = await exchange(server, f"{head}Connection: {asked}\r\n\r\n".encode())
+    assert answer.headers.get("Connection") == given
+    assert b"event: failed" in answer.body
 
 
 def feed_watchers(server: Server) -> int:
