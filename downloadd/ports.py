@@ -247,8 +247,9 @@ class Claim(Record):
 class Deduplication(Record):
     """How a request may turn out to be one that was made before."""
 
-    #: Hash of caller and body: an earlier job that is queued, processing or
-    #: completed is given instead. None: never.
+    #: Hash of caller and body: for a request without an ``idempotency_key``, an
+    #: earlier job that is queued, processing or completed is given instead; the
+    #: job that is made is remembered under it, key or not. None: neither.
     body_key: str | None = None
     #: Seconds for which ``body_key`` counts.
     body_window: float = 3600.0

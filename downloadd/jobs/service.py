@@ -43,7 +43,8 @@ class JobRequest(Record):
     user: str = "anonymous"
     sources: Sequence[Source]
     options: Options = field(default_factory=Options)
-    #: Whether an earlier job with the same body may be given instead.
+    #: Whether an earlier job with the same body may be given instead, where
+    #: there is no ``idempotency_key``, and this one may be given to later requests.
     dedupe: bool = True
     #: The caller's ``Idempotency-Key``.
     idempotency_key: str | None = None

@@ -20,12 +20,6 @@ local function status_of(other)
   return redis.call('HGET', string.format(ARGV[6], other), 'status')
 end
 
-local function remember(other)
-  if by_key then
-    redis.call('SET', idempotency, other .. ' ' .. ARGV[8], 'EX', ARGV[9])
-  end
-end
-
 if by_key then
   local known = redis.call('GET', idempotency)
   if known then
@@ -33,13 +27,10 @@ if by_key then
     if body ~= ARGV[8] then return { 'conflict' } end
     if status_of(other) then return { 'key', other } end
   end
-end
-
-if by_body then
+elseif by_body then
   local other = redis.call('GET', dedupe)
   local status = other and status_of(other)
   if status == 'queued' or status == 'processing' or status == 'completed' then
-    remember(other)
     return { 'body', other }
   end
 end
@@ -54,7 +45,7 @@ redis.call('ZADD', queue, string.format('%.0f', tonumber(ARGV[3]) * 281474976710
 redis.call('ZREMRANGEBYSCORE', user_jobs, '-inf', created - tonumber(ARGV[12]))
 redis.call('ZADD', user_jobs, ARGV[4], id)
 redis.call('EXPIRE', user_jobs, ARGV[12])
-remember(id)
+if by_key then redis.call('SET', idempotency, id .. ' ' .. ARGV[8], 'EX', ARGV[9]) end
 if by_body then
   redis.call('HSET', job, 'dedupe', ARGV[10])
   redis.call('SET', dedupe, id, 'EX', ARGV[11])

@@ -116,16 +116,24 @@ async def test_200_requests_with_one_key_make_one_job(state: State) -> None:
 
 
 async def test_the_same_body_gives_the_job_that_is_under_way(state: State) -> None:
-    """Queued, processing and completed jobs stand for their body; the key is remembered too."""
+    """Queued, processing and completed jobs stand for their body."""
     dedup = Deduplication(body_key="b")
     first = await create(state, None, dedup)
     assert (await create(state, None, dedup)).job_id == first.job_id
     (claim,) = await state.jobs.claim(1)
     assert (await create(state, None, dedup)).job_id == first.job_id
     await end(state, claim)
-    again = await create(state, None, keyed("later", "b"))
+    again = await create(state, None, dedup)
     assert (again.job_id, again.replayed, again.by_key) == (first.job_id, True, False)
-    assert (await create(state, None, keyed("later", "b"))).by_key
+
+
+async def test_a_new_key_makes_a_new_job(state: State) -> None:
+    """Whoever sends a key of its own wants a job of its own; it then stands for the body too."""
+    first = await create(state, None, Deduplication(body_key="b"))
+    second = await create(state, None, keyed("new", "b"))
+    assert (second.replayed, second.job_id != first.job_id) == (False, True)
+    assert (await create(state, None, keyed("new", "b"))).job_id == second.job_id
+    assert (await create(state, None, Deduplication(body_key="b"))).job_id == second.job_id
 
 
 @pytest.mark.parametrize("how", ["failed", "cancelled", "finished as cancelled"])

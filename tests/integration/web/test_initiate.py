@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from downloadd.app import POOL
 from tests.integration.web.conftest import Server, Start
 from tests.origin import Origin
 from tests.unit.web.test_schemas import BROKEN, URL
@@ -181,6 +182,18 @@ async def test_idempotency_key(server: Server) -> None:
     ) as response:
         assert response.status == 422
         assert (await response.json())["code"] == "idempotency_conflict"
+
+
+async def test_another_key_is_another_job(server: Server) -> None:
+    """The same body under a new key is a new job; without a key it is one that is there."""
+    # A job that has failed would not stand for its body.
+    await server.app[POOL].drain(0)
+    body = {"source_urls": [URL]}
+    plain = await server.initiate(body)
+    keyed = [(await server.initiate(body, Idempotency_Key=key))["jobId"] for key in "aba"]
+    assert len({plain["jobId"], *keyed}) == 3
+    assert keyed[0] == keyed[2]
+    assert (await server.initiate(body))["jobId"] == keyed[1]
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "schlüssel", "a\tb"])
