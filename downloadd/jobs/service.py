@@ -66,7 +66,7 @@ class JobService:
         queue_limit: int,
         dedupe_window: float,
     ) -> None:
-        """``queue_limit`` counts queued jobs, ``dedupe_window`` is in seconds."""
+        """``queue_limit`` counts queued jobs, ``dedupe_window`` is in seconds, 0 for never."""
         self._store = store
         self._objects = objects
         self._feed = feed
@@ -167,8 +167,9 @@ class JobService:
 
     def _deduplication(self, request: JobRequest) -> Deduplication:
         key = request.idempotency_key
+        by_body = request.dedupe and self._dedupe_window > 0
         return Deduplication(
-            body_key=_hash(request.user, request.body_hash) if request.dedupe else None,
+            body_key=_hash(request.user, request.body_hash) if by_body else None,
             body_window=self._dedupe_window,
             idempotency_key=_hash(request.user, key) if key is not None else None,
             idempotency_body=request.body_hash if key is not None else None,

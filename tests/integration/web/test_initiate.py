@@ -184,6 +184,14 @@ async def test_idempotency_key(server: Server) -> None:
         assert (await response.json())["code"] == "idempotency_conflict"
 
 
+async def test_a_window_of_nothing_is_no_deduplication(start: Start) -> None:
+    """With jobs.dedupe_window 0 every request without a key makes a job, however quick."""
+    async with start(jobs__dedupe_window=0) as server:
+        await server.app[POOL].drain(0)
+        ids = {(await server.initiate({"source_urls": [URL]}))["jobId"] for _ in range(5)}
+    assert len(ids) == 5
+
+
 async def test_another_key_is_another_job(server: Server) -> None:
     """The same body under a new key is a new job; without a key it is one that is there."""
     # A job that has failed would not stand for its body.
