@@ -27,6 +27,12 @@ async def json_object(request: web.Request) -> dict[str, Any]:
         raise web.HTTPUnsupportedMediaType(
             text="Send the body as Content-Type: application/json, in UTF-8.",
         )
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise web.HTTPUnsupportedMediaType(
+            text="Send the body as it is, without a Content-Encoding.",
+            # What is taken instead (RFC 9110 §12.5.3).
+            headers={"Accept-Encoding": "identity"},
+        )
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
     try:

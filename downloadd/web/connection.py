@@ -57,6 +57,8 @@ class _Server(web.Server):
             loop=self._loop,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
+            # No body is taken that is compressed, and none is to grow on the way.
+            auto_decompress=False,
             **self._kwargs,
         )
 

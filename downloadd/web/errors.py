@@ -52,6 +52,9 @@ _MESSAGES: Mapping[int, str] = {
     405: "This address does not take this method.",
 }
 
+#: What aiohttp's refusals tell besides their status.
+_HEADERS = ("Accept-Encoding", "Allow", "Retry-After")
+
 _INTERNAL = "Something went wrong on the server. The request id finds it in the log."
 
 
@@ -81,7 +84,7 @@ def http_answer(request: web.BaseRequest, exc: web.HTTPException) -> web.Respons
     # The default text is "404: Not Found"; a text of ours is a sentence.
     text = None if not exc.text or exc.text.startswith(f"{exc.status}:") else exc.text
     message = _MESSAGES.get(status) or text or f"{status.description or status.phrase}."
-    headers = {name: exc.headers[name] for name in ("Allow", "Retry-After") if name in exc.headers}
+    headers = {name: exc.headers[name] for name in _HEADERS if name in exc.headers}
     code = _CODES.get(status, "http_error")
     return _response(request, status, status.phrase, code, message, None, headers)
 

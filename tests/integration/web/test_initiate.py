@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import uuid
@@ -12,6 +13,7 @@ import pytest
 
 from downloadd.app import POOL
 from tests.integration.web.conftest import Server, Start
+from tests.integration.web.wire import exchange
 from tests.origin import Origin
 from tests.unit.web.test_schemas import BROKEN, URL
 
@@ -142,6 +144,34 @@ async def test_a_large_body_without_a_length(server: Server) -> None:
     ) as response:
         answer = await response.json()
     assert (response.status, answer["code"]) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "raw", "status"),
+    [
+        ("gzip", gzip.compress(b'{"source_urls": []}'), 415),
+        ("gzip", b"not gzip", 415),
+        ("GZip, identity", b"{}", 415),
+        ("deflate", b"not deflate", 415),
+        ("br", b"{}", 415),
+        ("x", b"{}", 415),
+        ("identity", b"{}", 400),
+    ],
+)
+async def test_compressed_bodies_are_a_415(
+    server: Server, encoding: str, raw: bytes, status: int
+) -> None:
+    """A body in a coding is not decoded, be it proper or not, and the answer says what is taken."""
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Encoding: {encoding}\r\nContent-Length: {len(raw)}\r\n"
+        "Connection: close\r\n\r\n"
+    )
+    answer = await exchange(server, head.encode() + raw)
+    assert answer.status == status
+    if status == 415:
+        assert answer.json()["code"] == "unsupported_media_type"
+        assert answer.headers["Accept-Encoding"] == "identity"
 
 
 async def test_charset_utf8_is_json(server: Server) -> None:
