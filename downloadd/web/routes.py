@@ -15,6 +15,9 @@ from downloadd.web.middleware.errors import errors
 from downloadd.web.middleware.request_id import request_id, send_request_id
 from downloadd.web.middleware.security import send_security_headers
 
+#: A job's id, or what a client takes for one; ``initiate`` has methods of its own.
+_JOB = "/v1/download/{job_id:(?!initiate$)[^{}/]+}"
+
 ROUTES = (
     web.get("/", operations.home),
     web.get("/health", operations.health),
@@ -27,8 +30,8 @@ ROUTES = (
     web.get("/v1/download/stream/{job_id}", events.subscribe, allow_head=False),
     web.get("/v1/download/result/{job_id}", jobs.result),
     web.delete("/v1/download/cancel/{job_id}", jobs.cancel),
-    web.get("/v1/download/{job_id}", jobs.download),
-    web.delete("/v1/download/{job_id}", jobs.cancel),
+    web.get(_JOB, jobs.download),
+    web.delete(_JOB, jobs.cancel),
 )
 #: Where archives lie in a folder of this machine, it serves them itself.
 LOCAL_ROUTES = (web.get("/v1/files/{key:.+}", files.archive),)

@@ -46,7 +46,9 @@ async def test_files_are_listed_on_request_or_at_the_end(server: Server, origin:
     assert len((await server.status(job["jobId"]))["files"]) == 1
 
 
-@pytest.mark.parametrize("job_id", ["1", "x" * 36, "%00", str(uuid.uuid1()), "..%2f..%2fetc"])
+@pytest.mark.parametrize(
+    "job_id", ["1", "initiate2", "x" * 36, "%00", str(uuid.uuid1()), "..%2f..%2fetc"]
+)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
