@@ -37,6 +37,8 @@ _RETRY = b"retry: 3000\r\n\r\n"
 _log = structlog.get_logger(__name__)
 
 _EVENT_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+#: Redis counts in 64 bits.
+_MAX_NUMBER = 2**64 - 1
 
 
 class Streams:
@@ -142,12 +144,18 @@ def encode(event: Event) -> bytes:
     return f"{place}event: {event.type}\r\ndata: {data}\r\n\r\n".encode()
 
 
-def last_event_id(request: web.Request) -> str | None:
-    """Where the client left off; None for a new subscriber.
+def last_event_id(request: web.Request, cursor: str | None) -> str | None:
+    """Where the client left off in a stream whose last id is ``cursor``; None for a new one.
 
     The header that browsers send on reconnecting wins over the query, which
-    they send each time. What is no id of ours makes a new subscriber: it
-    learns the job's state from the ``status`` event.
+    they send each time. What is no id of ours, or none yet, makes a new
+    subscriber: it learns the job's state from the ``status`` event.
     """
     given = request.headers.get("Last-Event-ID") or request.query.get("lastEventId", "")
-    return given if _EVENT_ID.fullmatch(given) else None
+    if not _EVENT_ID.fullmatch(given) or _place(given) > _place(cursor or given):
+        return None
+    return given if max(_place(given)) <= _MAX_NUMBER else None
+
+
+def _place(event_id: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in event_id.split("-"))

@@ -27,8 +27,8 @@ async def subscribe(request: web.Request) -> web.StreamResponse:
     error would not.
     """
     service = request.app[keys.SERVICE]
-    seen = last_event_id(request)
     job = await service.get(job_id_of(request), ANONYMOUS)
+    seen = last_event_id(request, job.cursor)
     if job.status.ended and seen is not None and seen == job.cursor:
         return web.Response(status=204)
     if request.app[keys.LIFECYCLE].draining:

@@ -171,9 +171,23 @@ async def test_an_ended_job_has_a_status_and_an_end(server: Server) -> None:
     assert (await all_events(server, job.job_id, Last_Event_ID=told[0].id))[-1] == told[1]
 
 
-@pytest.mark.parametrize("given", ["x", "1", "1-2-3", "-1", "9" * 40 + "-0", "1-0 OR 1"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "x",
+        "1",
+        "1-2-3",
+        "-1",
+        "9" * 40 + "-0",
+        "1-0 OR 1",
+        f"{2**64}-0",
+        f"0-{2**64}",
+        f"{2**64 - 1}-0",
+        "9999999999999-0",
+    ],
+)
 async def test_an_id_that_is_none_makes_a_new_subscriber(server: Server, given: str) -> None:
-    """Who comes back with nonsense begins anew, with the status."""
+    """Who comes back with nonsense, or from the future, begins anew, with the status."""
     job = await idle_job(server)
     async with subscribed(server, job.job_id, Last_Event_ID=given) as (response, events):
         assert response.status == 200
