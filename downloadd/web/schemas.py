@@ -29,7 +29,8 @@ UrlCheck = Callable[[str], object]
 
 _HEX = re.compile(r"[0-9a-fA-F]*")
 _FETCHABLE = "Sources are http and https URLs of public addresses, on the ports allowed here."
-_UNKNOWN = {"unknown": "Unknown field."}
+_NO_OBJECT = "Must be an object."
+_MESSAGES = {"unknown": "Unknown field.", "type": _NO_OBJECT}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +113,7 @@ def _options_schema() -> Schema:
 
 def _strict(schema: type[Schema]) -> Schema:
     made = schema(unknown=RAISE)
-    made.error_messages = {**made.error_messages, **_UNKNOWN}
+    made.error_messages = {**made.error_messages, **_MESSAGES}
     return made
 
 
@@ -239,17 +240,20 @@ def _unsupported(field: str, message: str) -> UnsupportedOption:
 def _summary(details: Mapping[str, Sequence[str]]) -> str:
     field, messages = next(iter(details.items()))
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{field}: {messages[0]}{more}"
+    # A field may have the empty string for a name.
+    return f"{field or 'Field without a name'}: {messages[0]}{more}"
 
 
 def _flatten(messages: Mapping[str, Any], prefix: str = "") -> dict[str, list[str]]:
     """Turn nested messages into ``{"files.3.url": [...]}``."""
     flat: dict[str, list[str]] = {}
     for key, value in messages.items():
-        # Marshmallow files errors of a whole object under "_schema".
-        path = prefix.rstrip(".") if key == "_schema" else f"{prefix}{key}"
+        # Marshmallow files what is wrong with a whole object under "_schema",
+        # which a field may be called as well.
+        whole = key == "_schema" and value == [_NO_OBJECT]
+        path = prefix.removesuffix(".") if whole else f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{path}.")
         else:
-            flat[path or "body"] = list(value)
+            flat[path] = list(value)
     return flat
