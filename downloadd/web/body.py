@@ -95,8 +95,17 @@ def _number(text: str) -> float:
     return value
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as exc:
+        # Python's limit on digits, with advice to those who run it.
+        raise ValueError("a number is too large") from exc
+
+
 _decoder = json.JSONDecoder(
     object_pairs_hook=_unique,
     parse_constant=_constant,
     parse_float=_number,
+    parse_int=_integer,
 )

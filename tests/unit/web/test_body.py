@@ -45,6 +45,14 @@ def test_what_is_no_json_object_is_refused(raw: bytes) -> None:
         decode(raw)
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "1e999"])
+def test_numbers_that_are_too_large_are_called_so(number: str) -> None:
+    """The sentence is ours, not Python's advice on its own limits."""
+    with pytest.raises(ValidationError) as caught:
+        decode(f'{{"a": {number}}}'.encode())
+    assert caught.value.message == "The body is not valid JSON: a number is too large."
+
+
 def test_surrogate_pairs_are_characters() -> None:
     """An escaped pair is one character; only a lone half is refused."""
     assert decode(b'{"a": "\\ud83d\\ude00"}') == {"a": "😀"}
