@@ -42,8 +42,10 @@ _CODES: Mapping[int, str] = {
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
+    412: "precondition_failed",
     413: "payload_too_large",
     415: "unsupported_media_type",
+    416: "range_not_satisfiable",
     417: "expectation_failed",
     503: "unavailable",
 }
@@ -53,7 +55,7 @@ _MESSAGES: Mapping[int, str] = {
 }
 
 #: What aiohttp's refusals tell besides their status.
-_HEADERS = ("Accept-Encoding", "Allow", "Retry-After")
+_HEADERS = ("Accept-Encoding", "Allow", "Content-Range", "Retry-After")
 
 _INTERNAL = "Something went wrong on the server. The request id finds it in the log."
 

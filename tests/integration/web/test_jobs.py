@@ -130,26 +130,6 @@ async def test_result_and_link(server: Server, origin: Origin) -> None:
         assert archive.read("ä/one.bin") == content(7, 3000)
 
 
-async def test_local_links_serve_ranges(server: Server, origin: Origin) -> None:
-    """A download that was cut off goes on: Range, If-Range, ETag, HEAD, 416."""
-    job = await server.initiate({"source_urls": [origin.url(size=3000)]})
-    link = URL((await server.ended(job["jobId"]))["downloadUrl"], encoded=True)
-    async with server.client.get(link) as response:
-        whole = await response.read()
-        tag = response.headers["ETag"]
-        assert response.headers["Accept-Ranges"] == "bytes"
-    ranged = {"Range": "bytes=1000-", "If-Range": tag}
-    async with server.client.get(link, headers=ranged) as response:
-        assert response.status == 206
-        assert await response.read() == whole[1000:]
-    async with server.client.get(link, headers={"Range": "bytes=99999999-"}) as response:
-        assert response.status == 416
-    async with server.client.get(link, headers={"If-None-Match": tag}) as response:
-        assert response.status == 304
-    async with server.client.head(link) as response:
-        assert int(response.headers["Content-Length"]) == len(whole)
-
-
 async def test_forged_and_outdated_links_are_403(start: Start, origin: Origin) -> None:
     """A link that was changed or is past its time opens nothing; the job gives a fresh one."""
     async with start(storage__presign_ttl=1) as server:
