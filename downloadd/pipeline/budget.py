@@ -124,6 +124,9 @@ class DiskBudget:
         return reservation
 
     async def _acquire(self, rank: tuple[int, int], size: int) -> None:
+        if rank[1] == self._favoured:
+            self._used += size
+            return
         waiter = _Waiter(rank, size, asyncio.get_running_loop().create_future())
         if not self._waiters:
             self._hope()

@@ -63,6 +63,7 @@ async def test_disk_waits_for_no_trickle(monkeypatch: pytest.MonkeyPatch) -> Non
         assert not any(task.done() for task in waiting)
         await asyncio.wait_for(waiting[1], 5)
         await asyncio.sleep(0.8)
+        await asyncio.wait_for(grow(budget, trickle, 130), 5)  # past the one that waits
         assert not waiting[0].done(), "one over the cap is enough"
         trickle.release()
         await asyncio.wait_for(waiting[0], 5)
