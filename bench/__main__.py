@@ -18,7 +18,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from bench import large, small
+from bench import bare, large, small
 from bench.stage import make_files, origin, service, storage
 
 RUNS = 3
@@ -75,12 +75,12 @@ def compare_large(folder: Path, source: str, runs: int) -> dict[str, float]:
 
 
 def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
-    """Alternate S3 and local storage.
+    """Alternate S3 and local storage, the service and a bare script.
 
     Nothing is removed between the runs: ext4 passes over inodes that were just
     freed, one by one, whenever it makes a file in the seconds after.
     """
-    rates: dict[str, list[float]] = {"s3": [], "local": []}
+    rates: dict[str, list[float]] = {"s3": [], "bare_s3": [], "local": [], "bare_local": []}
     for number in range(runs):
         base = folder / f"small-{number}"
         base.mkdir()
@@ -90,9 +90,11 @@ def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
         ):
             settle()
             rates["s3"].append(small.measure(running, source))
+            rates["bare_s3"].append(bare.measure(source, base / "bare", gateway))
         with service(base / "on-local", source, None, small.SETTINGS) as running:
             settle()
             rates["local"].append(small.measure(running, source))
+        rates["bare_local"].append(bare.measure(source, base / "bare", None))
         say(
             f"small {number + 1}/{runs}: "
             + ", ".join(f"{k} {v[-1]:.0f}/s" for k, v in rates.items())

@@ -63,7 +63,11 @@ async def _ended(session: aiohttp.ClientSession, ids: list[str]) -> None:
             await asyncio.sleep(0.02)
 
 
-def _body(origin: str) -> dict[str, object]:
+def urls_of(origin: str) -> list[str]:
+    """The three files of the next job."""
     first = next(_numbers) * 3
-    urls = [f"{origin}/small-{(first + i) % SMALL_FILES:03}.bin" for i in range(3)]
-    return {"source_urls": urls, "options": {"dedupe": False}}
+    return [f"{origin}/small-{(first + i) % SMALL_FILES:03}.bin" for i in range(3)]
+
+
+def _body(origin: str) -> dict[str, object]:
+    return {"source_urls": urls_of(origin), "options": {"dedupe": False}}
