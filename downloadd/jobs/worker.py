@@ -186,9 +186,12 @@ class Worker:
         if isinstance(ending, Stop):
             await self._give_up(ending)
             return
-        if ending is not None:
-            await self._clean_up(self._run.discard())
         try:
+            if ending is not None:
+                await self._clean_up(self._run.stop())
+                # Who has lost the lease unnoticed must not remove what is another's now.
+                await self._persist(self._hold)
+                await self._clean_up(self._run.discard())
             await self._finish(ending)
         except JobCancelled:
             await self._give_up(Stop.CANCELLED)
@@ -197,6 +200,11 @@ class Worker:
         except StateUnavailable as exc:
             # The lease lapses; whoever claims the job then finds what is done.
             log.warning("job.end_not_written", error=exc.message)
+
+    async def _hold(self) -> None:
+        """Make sure of the lease, for its whole time from now."""
+        if await self._store.renew([self.claim.lease]):
+            raise LeaseLost(f"Job {self.claim.lease.job_id} is another worker's now.")
 
     async def _give_up(self, reason: Stop) -> None:
         log.info("job.given_up", reason=reason.name.lower())

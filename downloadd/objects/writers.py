@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -118,7 +119,9 @@ def _append_line(path: Path, record: list[int]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         # The line feed before it ends whatever a crash has left unfinished.
-        os.write(fd, b"\n" + json.dumps(record).encode() + b"\n")
+        line = b"\n" + json.dumps(record).encode() + b"\n"
+        if os.write(fd, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -121,8 +121,10 @@ class JobRun:
             async with aclosing(self._work()) as steps:
                 async for step in steps:
                     yield step
-        except LayoutChanged as exc:
+        except (LayoutChanged, UploadMissing) as exc:
             log.warning("job.start_over", reason=exc.message)
+            # Who has lost the job to another hears of it here, before removing what is in use.
+            yield self._step(self._stage(), checkpoint=self._dump())
             await self.discard()
             await self.close()
             self._checkpoint = None
@@ -334,21 +336,22 @@ class JobRun:
 
     async def discard(self) -> None:
         """Remove what the storage has of this archive, finished or not."""
-        await self._stop()
+        await self.stop()
         await self._upload.discard()
 
     async def forsake(self) -> None:
         """Leave the archive to another worker, but for what that one cannot know of."""
-        await self._stop()
+        await self.stop()
         await self._upload.forsake()
 
     async def close(self) -> None:
         """Stop whatever is under way and remove every temporary file."""
-        await self._stop()
+        await self.stop()
         await self._packing.discard()
         await self._spool.clear(self._job.id)
 
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
+        """End whatever is under way."""
         await stopped(self._fetches)
         await self._upload.stop()
         # Cancelled in between, a second call goes on where this one ended.

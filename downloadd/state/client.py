@@ -32,6 +32,8 @@ Arg = str | bytes | int | float
 TRIES = 3
 #: Seconds between these tries: doubled each time.
 BACKOFF = 0.05
+#: Commands that one round holds: a later one waits for so many answers at most.
+BATCH = 128
 
 
 class Script:
@@ -151,8 +153,8 @@ class Client:
             if not self._queue:
                 self._idle = loop.create_future()
                 await self._idle
-            batch = deque(command for command in self._queue if not command.future.done())
-            self._queue = []
+            batch = deque(it for it in self._queue[:BATCH] if not it.future.done())
+            del self._queue[:BATCH]
             if batch:
                 await self._round(batch)
 
@@ -180,7 +182,11 @@ class Client:
             if not isinstance(exc, (StateError, *BROKEN)):
                 log.exception("redis_batch_failed")
             error = exc if isinstance(exc, StateError) else caused(exc)
-            if error.transient and not isinstance(exc, TimeoutError):
+            if _timed_out(exc):
+                # Who has come meanwhile would only wait as long once more.
+                _fail([*batch, *self._queue], error)
+                self._queue.clear()
+            elif error.transient:
                 await self._again(batch, error, sent=sent)
             else:
                 _fail(batch, error)
@@ -277,6 +283,10 @@ def caused(exc: Exception) -> StateError:
     error = translate(exc)
     error.__cause__ = exc
     return error
+
+
+def _timed_out(exc: Exception) -> bool:
+    return any(isinstance(it, (TimeoutError, redis.TimeoutError)) for it in (exc, exc.__cause__))
 
 
 def _fail(commands: Iterable[_Command], error: StateError) -> None:

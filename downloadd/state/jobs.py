@@ -40,6 +40,8 @@ from downloadd.state.keys import Keys
 
 log = structlog.get_logger(__name__)
 
+#: Jobs that are read with their files at once: such an answer may have megabytes.
+_WHOLE_AT_ONCE = 8
 #: Seconds for which an Idempotency-Key is remembered (SPEC "Initiate").
 IDEMPOTENCY_TTL = 24 * 3600
 
@@ -90,6 +92,7 @@ class RedisJobStore(JobStore):
         self._retry_window = int(retry_window)
         # A list may forget what ended long ago; no job waits that long.
         self._listed = 2 * max(self._ttl.values())
+        self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)
         self._owner = uuid.uuid4().hex
         self._operations = itertools.count(1)
 
@@ -132,15 +135,23 @@ class RedisJobStore(JobStore):
         return _created(await self._durable.run(_CREATE, names, args))
 
     async def load(self, job_id: str, *, files: bool = False) -> Job:
+        if files:
+            async with self._whole:
+                return await self._load_whole(job_id)
+        (values,) = await self._read(job_id)
+        return codec.decode_job(job_id, values)
+
+    async def _load_whole(self, job_id: str) -> Job:
+        values, spec, flight, ended = await self._read(job_id, "1")
+        return codec.decode_job(job_id, values, codec.decode_files(spec, ended, flight=flight))
+
+    async def _read(self, job_id: str, files: str = "") -> Sequence[Any]:
         keys = self._keys
         names = [keys.job(job_id), keys.queue, keys.files(job_id)]
-        reply = await self._client.run(_LOAD, names, [job_id, "1" if files else ""])
+        reply: Sequence[Any] | None = await self._client.run(_LOAD, names, [job_id, files])
         if reply is None:
             raise _unknown(job_id)
-        if not files:
-            return codec.decode_job(job_id, reply[0])
-        values, spec, flight, ended = reply
-        return codec.decode_job(job_id, values, codec.decode_files(spec, ended, flight=flight))
+        return reply
 
     async def queue_depth(self) -> int:
         """How many jobs wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import shutil
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from downloadd.jobs.pool import Pool
-from downloadd.model import FileEntry, Job, Options, Source
+from downloadd.model import FileEntry, Job, JobStatus, Options, Source
 from downloadd.network.fetch import HttpSource
 from downloadd.network.guard import AddressGuard
 from downloadd.objects.local import open_local_store
@@ -175,6 +176,19 @@ class Worker:
             return False
         self.spool.memory.give_back(32 << 20)
         return not self.spooled() and not self.spool.disk.used
+
+
+async def archive(rig: Rig, job: Job, folder: Path) -> Path:
+    """A completed job's archive as the storage has it, compared with the job's SHA-256."""
+    assert job.status is JobStatus.COMPLETED, job.error
+    assert job.archive is not None
+    path = folder / "archive.zip"
+    with path.open("wb") as file:
+        async for chunk in rig.objects.read(job.archive.key):
+            file.write(chunk)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == job.archive.sha256
+    assert path.stat().st_size == job.archive.size
+    return path
 
 
 @pytest.fixture(scope="session")

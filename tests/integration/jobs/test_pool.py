@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from downloadd.model import Job, JobStatus
+from downloadd.model import JobStatus
 from tests.e2e.archives import digests
 from tests.e2e.service import eventually
-from tests.integration.jobs.conftest import Rig
+from tests.integration.jobs.conftest import Rig, archive
 from tests.origin import sha256
 from tests.valkey import Valkey, valkey_server
 
@@ -25,19 +24,6 @@ def own_valkey() -> Iterator[Valkey]:
     """A server that the test may kill; what it was told is on its disk."""
     with valkey_server(durable=True) as server:
         yield server
-
-
-async def archive(rig: Rig, job: Job, folder: Path) -> Path:
-    """A completed job's archive as the storage has it, compared with the job's SHA-256."""
-    assert job.status is JobStatus.COMPLETED, job.error
-    assert job.archive is not None
-    path = folder / "archive.zip"
-    with path.open("wb") as file:
-        async for chunk in rig.objects.read(job.archive.key):
-            file.write(chunk)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == job.archive.sha256
-    assert path.stat().st_size == job.archive.size
-    return path
 
 
 async def test_no_more_jobs_than_allowed(local: Rig) -> None:
