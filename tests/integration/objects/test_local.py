@@ -229,6 +229,22 @@ async def test_disks_that_fail(
     assert files_in(folder) == []
 
 
+async def test_a_journal_line_that_is_cut_off_acknowledges_nothing(
+    local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up in the middle of a line takes no part; what was stored before stays."""
+    upload_id = await local_store.begin("a.zip", META)
+    stored = await local_store.upload_part("a.zip", upload_id, 1, Body(b"first"))
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+        with pytest.raises(StorageUnavailable, match="full"):
+            await local_store.upload_part("a.zip", upload_id, 2, Body(b"second", offset=5))
+    assert await local_store.list_parts("a.zip", upload_id) == [stored]
+    again = await local_store.upload_part("a.zip", upload_id, 2, Body(b"second", offset=5))
+    assert (await local_store.complete("a.zip", upload_id, [stored, again])).size == 11
+
+
 async def test_check_sees_a_full_disk(
     local_store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

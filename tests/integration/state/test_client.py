@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from downloadd.errors import StateError, StateUnavailable
 from downloadd.model import JobStatus
-from downloadd.state.client import Client, Script, open_client
+from downloadd.state.client import BATCH, Client, Script, open_client
+from downloadd.state.connection import Wire
 from downloadd.state.setup import State, open_state
 from tests.integration.state.making import claimed, create, end, make_job
 from tests.valkey import Valkey, valkey_server
@@ -144,6 +147,42 @@ async def test_a_server_that_hangs_is_given_up(own_valkey: Valkey) -> None:
                 await client.execute("ECHO", "lost", repeatable=True)
         await asyncio.sleep(1)
         assert await client.execute("ECHO", "mine") == "mine"
+
+
+async def test_who_comes_while_a_server_hangs_waits_no_longer(own_valkey: Valkey) -> None:
+    """A time-out is the answer for those too who asked while it ran; nobody waits for another."""
+    async with open_client(own_valkey.url, timeout=1) as client:
+        await client.ping()
+        own_valkey.call("CLIENT", "PAUSE", "6000", "ALL")
+        begun = asyncio.get_running_loop().time()
+        first = asyncio.create_task(client.ping())
+        await asyncio.sleep(0.5)
+        late = [asyncio.create_task(client.ping()) for _ in range(300)]
+        answers = await asyncio.gather(first, *late, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {StateUnavailable}
+        assert asyncio.get_running_loop().time() - begun < 1.8
+
+
+async def test_a_crowd_does_not_hold_others_up(client: Client) -> None:
+    """Commands go in rounds of a bounded size, in the order in which they came."""
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        await client.execute("ECHO", str(number))
+        order.append(number)
+
+    sizes: list[int] = []
+    exchange = client._exchange
+
+    async def counted(wire: Wire, batch: deque[Any]) -> None:
+        sizes.append(len(batch))
+        await exchange(wire, batch)
+
+    client._exchange = counted  # type: ignore[method-assign]
+    await asyncio.gather(*map(one, range(500)))
+    assert max(sizes) == BATCH
+    assert sum(sizes) == 500
+    assert order == sorted(order)
 
 
 async def test_an_end_with_commands_under_way(own_valkey: Valkey) -> None:
