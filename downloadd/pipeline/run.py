@@ -24,6 +24,7 @@ from downloadd.errors import (
     FileFailed,
     JobTooLarge,
     LayoutChanged,
+    StorageCorrupt,
     UploadMissing,
 )
 from downloadd.model import Archive, FileEntry, Job, OnError, Record, Stage
@@ -121,7 +122,7 @@ class JobRun:
             async with aclosing(self._work()) as steps:
                 async for step in steps:
                     yield step
-        except (LayoutChanged, UploadMissing) as exc:
+        except (LayoutChanged, UploadMissing, StorageCorrupt) as exc:
             log.warning("job.start_over", reason=exc.message)
             # Who has lost the job to another hears of it here, before removing what is in use.
             yield self._step(self._stage(), checkpoint=self._dump())

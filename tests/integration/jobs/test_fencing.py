@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from downloadd.errors import StateUnavailable, StorageUnavailable
+from downloadd.errors import StateUnavailable, StorageCorrupt, StorageUnavailable
 from downloadd.jobs.worker import Stop
 from downloadd.model import JobStatus
 from tests.e2e.archives import digests
@@ -106,4 +106,26 @@ async def test_an_upload_that_goes_missing_is_begun_anew(rig: Rig, tmp_path: Pat
     assert sorted(found.values()) == sorted(
         [*(sha256(n, 10 * MIB) for n in range(3)), sha256(9, 12 * MIB)]
     )
+    assert await rig.storage.parts() == {}
+
+
+async def test_parts_that_are_not_what_was_sent_are_sent_anew(rig: Rig, tmp_path: Path) -> None:
+    """As when a late worker's part has replaced one: the archive is made once more, whole."""
+    calls = 0
+
+    async def once() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise StorageCorrupt("S3 does not have part 1 as it was sent.")
+
+    rig.objects.after["complete"] = once
+    async with rig.pool() as worker:
+        job = await worker.ended(await worker.make([rig.origin.url(seed=1, size=20 * MIB)]))
+        assert (job.status, calls) == (JobStatus.COMPLETED, 2), job.error
+        await worker.idle()
+        assert worker.holds_nothing()
+    assert job.archive is not None
+    assert list(digests(await archive(rig, job, tmp_path)).values()) == [sha256(1, 20 * MIB)]
+    assert await rig.storage.objects() == [job.archive.key]
     assert await rig.storage.parts() == {}
