@@ -41,6 +41,19 @@ async def follow(run: JobRun) -> Job:
     return job
 
 
+async def killed_at_the_end(bench: Bench, job: Job) -> tuple[Job, str | None]:
+    """Run until nothing is left but to complete the upload; what its successor finds."""
+    files = {entry.index: entry for entry in job.files}
+    run = bench.run(job)
+    async with aclosing(run.steps()) as steps:
+        async for step in steps:
+            files |= {entry.index: entry for entry in step.files}
+            if step.job.stage is Stage.FINISHING:
+                break
+    await run.close()
+    return step.job.evolve(files=tuple(files.values())), step.checkpoint
+
+
 async def test_a_late_worker_replaces_nothing(make_bench: MakeBench) -> None:
     """Who was taken for dead and stores its archive after all does not touch its successor's."""
     bench = make_bench(file)
@@ -113,21 +126,12 @@ async def test_the_checksum_of_another_archive_is_not_told(
         return answer
 
     bench = make_bench(script, per_job=1)
-    job = make_job(sources(100_000, 100_001, 100_002))
-    files = {entry.index: entry for entry in job.files}
-    run = bench.run(job)
-    async with aclosing(run.steps()) as steps:
-        async for step in steps:
-            files |= {entry.index: entry for entry in step.files}
-            if step.job.stage is Stage.FINISHING:
-                break
-    await run.close()
+    job, checkpoint = await killed_at_the_end(bench, make_job(sources(100_000, 100_001, 100_002)))
     (parts,) = bench.store.uploads.values()
     for number in sorted(parts)[-2:]:
         del parts[number]
     touched[0] = 1.1e9  # the same bytes, another date in the archive
-    again = step.job.evolve(files=tuple(files.values()))
-    done = await bench.finish(again, step.checkpoint)
+    done = await bench.finish(job, checkpoint)
     assert done.archive is not None
     stored = bench.store.objects[done.archive.key]
     assert hashlib.sha256(stored).hexdigest() == done.archive.sha256
@@ -137,16 +141,7 @@ async def test_a_sealed_archive_counts_its_files_bytes(make_bench: MakeBench) ->
     """The manifest was fetched by nobody, also after an interruption."""
     bench = make_bench(file)
     job = make_job(sources(17 * MIB, 1000), manifest=True)
-    files = {entry.index: entry for entry in job.files}
-    run = bench.run(job)
-    async with aclosing(run.steps()) as steps:
-        async for step in steps:
-            files |= {entry.index: entry for entry in step.files}
-            if step.job.stage is Stage.FINISHING:
-                break
-    await run.close()
-    again = step.job.evolve(files=tuple(files.values()))
-    done = await bench.finish(again, step.checkpoint)
+    done = await bench.finish(*await killed_at_the_end(bench, job))
     assert done.bytes_fetched == done.bytes_total == 17 * MIB + 1000
 
 
