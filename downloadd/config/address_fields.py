@@ -43,13 +43,13 @@ class RedisUrl(Setting):
 
     secret = True
     _FORM = re.compile(r"(?:rediss?://\S+|unix://\S*/\S+)?")
-    _DATABASE = re.compile(r"/?|/[0-9]+")
+    _DATABASE = re.compile(r"/*[0-9]*/*")
 
     def __init__(self) -> None:
         super().__init__(
             'empty or a URL such as "redis://user:password@host:6379/0", "rediss://…" or '
             '"unix:///path", with a number for the database, only options that redis-py has, and '
-            '"@", "/", "?" and "#" of a password as %40, %2F, %3F and %23',
+            '"@" behind the host, and "@", "/", "?" and "#" of a password, as %40, %2F, %3F, %23',
         )
 
     def parse(self, value: object) -> str:
@@ -64,7 +64,7 @@ class RedisUrl(Setting):
         parts = urlsplit(text)
         # A raw "/", "?" or "#" ends the authority: what follows it would be the
         # rest of a password, and be shown.
-        if "@" in parts.path + parts.query or parts.fragment or parts.port == 0:
+        if (parts.netloc and "@" in parts.path + parts.query) or parts.fragment or parts.port == 0:
             raise Refused(text)
         if parts.scheme != "unix":
             # Of a path that is no number, redis-py makes database 0.

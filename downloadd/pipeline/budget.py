@@ -79,7 +79,7 @@ class DiskBudget:
     So when nothing moves (no fetch with its reservation, no upload), or what
     moves sets nothing free for long (a source that trickles), the first in line
     may go over the cap from then on, alone; one that grows comes before one that
-    begins, the oldest first, so that at most one file is over the cap at once.
+    begins, the oldest first, so that at most one moving file is over the cap.
 
     Whoever reserves or grows does so inside ``moving()``.
     """

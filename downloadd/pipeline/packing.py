@@ -72,6 +72,14 @@ class Packing:
         changed, self._changed = tuple(self._changed.values()), {}
         return changed
 
+    def settled(self) -> list[int]:
+        """The files that have arrived or failed."""
+        return [i for i, entry in self.files.items() if entry.status is not FileStatus.PENDING]
+
+    def tell_again(self, indices: Sequence[int]) -> None:
+        """Count these files as changed: what was told of them is no longer so."""
+        self._changed |= {index: self.files[index] for index in indices}
+
     def spans(self) -> dict[int, tuple[int, int]]:
         """Where the entries lie whose payloads are here."""
         return {index: self.layout.span(index) for index in self.payloads}

@@ -124,23 +124,33 @@ class JobRun:
                     yield step
         except (LayoutChanged, UploadMissing, StorageCorrupt) as exc:
             log.warning("job.start_over", reason=exc.message)
-            # Who has lost the job to another hears of it here, before removing what is in use.
-            yield self._step(self._stage(), checkpoint=self._dump())
+            # Who has lost the job to another hears of it here, before removing
+            # what is in use. What was read is written again: what was made of
+            # it may be half a layout.
+            read = self._checkpoint.dump() if self._checkpoint else self._dump()
+            yield self._step(self._stage(), checkpoint=read)
             await self.discard()
             await self.close()
+            settled = self._packing.settled()
             self._checkpoint = None
             self._begin()
+            self._packing.tell_again(settled)
             async with aclosing(self._work()) as steps:
                 async for step in steps:
                     yield step
 
     async def _work(self) -> AsyncGenerator[Step, None]:
         while not self._stored:
-            await self._advance()
+            try:
+                await self._advance()
+            except DownloaddError:
+                yield self._step(self._stage())  # what has settled before
+                raise
             if (step := self._due()) is not None:
                 yield step
                 self._upload.saved()
-                await self._upload.forget(self._packing.spans())
+                with self._spool.disk.moving():  # a slow disk is no standstill
+                    await self._upload.forget(self._packing.spans())
             if self._failure is not None:
                 raise self._failure
             await self._wait()

@@ -13,8 +13,10 @@ from aiohttp import ETag, web
 
 from downloadd.objects.local import LocalFile
 
-#: One range of bytes, of fewer digits than Python refuses to read.
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+#: One range of bytes.
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
+#: More bytes than any file has.
+_BEYOND = 2**63
 
 
 def precondition_failed(request: web.Request, file: LocalFile) -> bool:
@@ -43,7 +45,7 @@ def wanted_range(request: web.Request, file: LocalFile) -> tuple[int, int] | Non
     found = _RANGE.fullmatch(", ".join(request.headers.getall("Range", ())))
     if request.method != "GET" or found is None or not _if_range(request, file):
         return None
-    first, last = (int(digits) if digits else None for digits in found.groups())
+    first, last = map(_position, found.groups())
     end = file.size - 1
     if first is None:
         if last is None:
@@ -59,6 +61,14 @@ def wanted_range(request: web.Request, file: LocalFile) -> tuple[int, int] | Non
             headers={"Content-Range": f"bytes */{file.size}"},
         )
     return first, end
+
+
+def _position(digits: str) -> int | None:
+    # Python refuses to read thousands of them.
+    if not digits:
+        return None
+    significant = digits.lstrip("0") or "0"
+    return int(significant) if len(significant) <= 18 else _BEYOND
 
 
 def _if_range(request: web.Request, file: LocalFile) -> bool:

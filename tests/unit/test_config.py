@@ -260,6 +260,8 @@ class TestSources:
         [
             "redis://h",
             "redis://h:6379/",
+            "redis://h/0/",
+            "unix:///run/redis@6380/redis.sock",
             "rediss://ada:p%40s%2Fs@[::1]:6380/15?ssl_cert_reqs=none",
             "redis://h?db=3&socket_keepalive=yes",
             "unix:///run/valkey.sock?db=1",

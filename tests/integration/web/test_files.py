@@ -52,6 +52,8 @@ async def made(server: Server, origin: Origin) -> Archive:
         ("bytes=0-0", 0, 0),
         ("BYTES=5-9", 5, 9),
         ("bytes=5-99999999", 5, None),
+        ("bytes=5-" + "9" * 5000, 5, None),
+        ("bytes=" + "0" * 5000 + "5-", 5, None),
         ("bytes=-7", -7, None),
         ("bytes=-99999999", 0, None),
     ],
@@ -79,7 +81,6 @@ async def test_a_range_is_sent_alone(
         "bytes=-",
         "bytes=",
         "bytes=a-b",
-        "bytes=" + "9" * 5000 + "-",
         "bytes=٣-٤",
         "x",
     ],
@@ -91,7 +92,10 @@ async def test_what_is_not_one_range_of_bytes_is_the_whole(archive: Archive, ask
         assert await response.read() == archive.body
 
 
-@pytest.mark.parametrize("asked", ["bytes=-0", "bytes=99999999-", "bytes=99999999-999999999"])
+@pytest.mark.parametrize(
+    "asked",
+    ["bytes=-0", "bytes=99999999-", "bytes=99999999-999999999", "bytes=" + "9" * 5000 + "-"],
+)
 async def test_a_range_outside_of_the_file_is_a_416(archive: Archive, asked: str) -> None:
     """A range without a byte of the file says how long the file is, in our form."""
     async with archive.client.get(archive.link, headers={"Range": asked}) as response:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import time
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from downloadd.archive import part_bounds
-from downloadd.errors import DownloaddError
-from downloadd.model import Job, OnError, Source, Stage
+from downloadd.archive import manifest, part_bounds
+from downloadd.errors import AllFilesFailed, DownloaddError, FileFailed, SourceRefused
+from downloadd.model import FileEntry, Job, OnError, Source, Stage
 from downloadd.pipeline import JobRun
 from downloadd.ports import ObjectMeta, PartBody, Stored
 from tests.fakes import Answer
@@ -39,6 +42,19 @@ async def follow(run: JobRun) -> Job:
         async for step in steps:
             job = step.job
     return job
+
+
+async def told_until(error: type[DownloaddError], run: JobRun) -> tuple[Job, dict[int, FileEntry]]:
+    """Run to an error; the last state of the job, and of the files that were told of."""
+    told: dict[int, FileEntry] = {}
+    try:
+        async with aclosing(run.steps()) as steps:
+            async for step in steps:
+                told |= {entry.index: entry for entry in step.files}
+    except error:
+        await run.close()
+        return step.job, told
+    raise AssertionError("it did not fail")
 
 
 async def killed_at_the_end(bench: Bench, job: Job) -> tuple[Job, str | None]:
@@ -222,3 +238,52 @@ async def test_a_small_trickle_holds_nobody_up(make_bench: MakeBench) -> None:
     await trickle
     await waiting.close()
     assert bench.clean()
+
+
+async def test_a_worker_that_ends_while_it_starts_over(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was about to throw away is not made half of, and the next one makes it anew."""
+    bench = make_bench(file)
+    first = make_job(sources((16 << 20) - 300, 100), manifest=True).evolve(attempts=1)
+    job, checkpoint = await killed_at_the_end(bench, first)
+    # The manifest of another version of the server.
+    monkeypatch.setattr("downloadd.pipeline.packing.manifest", lambda job: manifest(job) + b" ")
+    run = bench.run(job.evolve(attempts=2), checkpoint)
+    async with aclosing(run.steps()) as steps:
+        step = await anext(steps)
+    await run.close()
+    done = await bench.finish(step.job.evolve(attempts=3), step.checkpoint)
+    assert done.archive is not None
+    stored = bench.store.objects[done.archive.key]
+    assert hashlib.sha256(stored).hexdigest() == done.archive.sha256
+    assert len(zipfile.ZipFile(io.BytesIO(stored)).namelist()) == 3
+
+
+async def test_files_that_were_there_before_a_start_over_are_taken_back(
+    make_bench: MakeBench,
+) -> None:
+    """What was told of files that are fetched once more, and now fail, is told anew."""
+    asked: Counter[str] = Counter()
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer | DownloaddError:
+        asked[source.url] += 1
+        return SourceRefused("Gone.") if asked[source.url] > 1 else file(source, offset, validator)
+
+    bench = make_bench(script, per_job=1)
+    bench.store.before_part = lambda number: bench.store.uploads.clear()
+    job, told = await told_until(FileFailed, bench.run(make_job(sources(17 * MIB, 100))))
+    assert {index: entry.status.value for index, entry in told.items()} == {
+        0: "failed",
+        1: "pending",
+    }
+    assert (job.files_completed, job.files_failed) == (0, 1)
+
+
+async def test_files_of_a_job_that_has_none_are_told(make_bench: MakeBench) -> None:
+    """Also the last file to fail is known as failed when nothing is left to pack."""
+    bench = make_bench(lambda *_: SourceRefused("No."))
+    run = bench.run(make_job(sources(10, 20), on_error=OnError.SKIP))
+    job, told = await told_until(AllFilesFailed, run)
+    assert [told[index].error_code for index in (0, 1)] == ["source_refused"] * 2
+    assert job.files_failed == 2
