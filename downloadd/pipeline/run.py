@@ -69,7 +69,10 @@ class RunServices(Record):
 
 
 class JobRun:
-    """Works on one claimed job. ``steps`` once, then ``close``; ``discard`` before if in vain."""
+    """Works on one claimed job. ``steps`` once, then ``close``.
+
+    Before that ``discard`` if it was in vain, ``forsake`` if another goes on.
+    """
 
     def __init__(self, services: RunServices, job: Job, checkpoint: str | None) -> None:
         self._services = services
