@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from downloadd.archive import part_bounds
-from downloadd.errors import SourceUnreachable
-from downloadd.model import FileStatus, Job, Source, Stage
+from downloadd.errors import FileFailed, SourceUnreachable
+from downloadd.model import FileStatus, Job, Source
 from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
 from tests.fakes import Answer
 from tests.origin import content
@@ -336,17 +336,10 @@ async def test_a_failed_job_is_taken_up_by_its_retry(make_bench: MakeBench) -> N
         return origin(source, offset, validator)
 
     bench.reader.script = script
-    first = make_job(origin.sources()[:2])
-    job = make_job(origin.sources()).evolve(id=first.id)
-    run = bench.run(job)
-    fetched = asyncio.Event()
+    job = make_job(origin.sources())
     bench.services = bench.services.evolve(per_job=1)
-    run._services = bench.services
-    with pytest.raises(Exception, match="Away"):
-        async with aclosing(run.steps()) as steps:
-            async for step in steps:
-                if step.job.stage is Stage.FETCHING:
-                    fetched.set()
+    with pytest.raises(FileFailed, match="Away"):
+        await follow(run := bench.run(job))
     await run.close(keep=True)
     assert bench.spool.kept_jobs() == [job.id]
     bench.reader.script = broken
@@ -370,7 +363,8 @@ async def test_what_is_kept_goes_when_the_disk_is_needed(make_bench: MakeBench) 
     assert bench.spool.kept_jobs() == [job.id for job in jobs]
     big = Origin(big=content(5, 5 * MIB))
     bench.reader.script = big
-    done = await bench_finish(bench, make_job(big.sources()))
+    done = await follow(run := bench.run(make_job(big.sources())))
+    await run.close()
     assert unzipped(bench, done) == big.files
     assert bench.spool.kept_jobs() == [job.id for job in jobs[1:]]
     for job in jobs[1:]:
@@ -378,10 +372,8 @@ async def test_what_is_kept_goes_when_the_disk_is_needed(make_bench: MakeBench) 
     assert bench.clean()
 
 
-async def bench_finish(bench: Bench, job: Job) -> Job:
-    run = bench.run(job)
+async def follow(run: JobRun) -> Job:
     async with aclosing(run.steps()) as steps:
         async for step in steps:
-            last = step.job
-    await run.close()
-    return last
+            job = step.job
+    return job
