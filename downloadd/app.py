@@ -34,7 +34,7 @@ from downloadd.pipeline import (
     RunServices,
     Spool,
 )
-from downloadd.pipeline.spool_folder import spool_folder
+from downloadd.pipeline.spool_folder import SpoolFolder, spool_folder
 from downloadd.ports import ObjectStore, SystemClock
 from downloadd.state.embedded import embedded_valkey
 from downloadd.state.setup import State, open_state
@@ -75,6 +75,7 @@ STATE: web.AppKey[State] = web.AppKey("state", State)
 OBJECTS: web.AppKey[ObjectStore] = web.AppKey("objects", ObjectStore)
 GUARD: web.AppKey[AddressGuard] = web.AppKey("guard", AddressGuard)
 SOURCE: web.AppKey[HttpSource] = web.AppKey("source", HttpSource)
+SPOOL_FOLDER: web.AppKey[SpoolFolder] = web.AppKey("spool_folder", SpoolFolder)
 SPOOL: web.AppKey[Spool] = web.AppKey("spool", Spool)
 POOL: web.AppKey[Pool] = web.AppKey("pool", Pool)
 
@@ -160,10 +161,28 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _spool(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    with (
+        spool_folder(settings.state.data_dir / "spool") as folder,
+        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
+    ):
+        app[SPOOL_FOLDER] = folder
+        app[SPOOL] = Spool(
+            folder.path,
+            executor,
+            DiskBudget(settings.jobs.max_disk_bytes),
+            MemoryBudget(SPOOL_MEMORY),
+            restore=folder.restore,
+        )
+        yield
+
+
 async def _state(app: web.Application) -> AsyncIterator[None]:
     settings = app[SITE].settings
     async with open_state(
         app[REDIS_URL],
+        owner=app[SPOOL_FOLDER].owner,
         prefix=settings.state.prefix,
         lease=settings.jobs.lease,
         completed_ttl=settings.jobs.completed_ttl,
@@ -217,21 +236,6 @@ async def _source(app: web.Application) -> AsyncIterator[None]:
         max_redirects=fetch.max_redirects,
     ) as source:
         app[SOURCE] = source
-        yield
-
-
-async def _spool(app: web.Application) -> AsyncIterator[None]:
-    settings = app[SITE].settings
-    with (
-        spool_folder(settings.state.data_dir / "spool") as folder,
-        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
-    ):
-        app[SPOOL] = Spool(
-            folder,
-            executor,
-            DiskBudget(settings.jobs.max_disk_bytes),
-            MemoryBudget(SPOOL_MEMORY),
-        )
         yield
 
 
@@ -301,10 +305,10 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
 
 RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     _redis,
+    _spool,
     _state,
     _objects,
     _source,
-    _spool,
     _pool,
     _service,
     _sweeper,

@@ -273,9 +273,9 @@ class FileFetch:
 
     def _new_absorber(self) -> Absorber:
         head = self._head()
-        deflate = self._compress and compressible(head)
         self._check_format(head[:_HEAD])
-        return Absorber(self._path, self._new_digester(), Deflater() if deflate else None)
+        deflater = Deflater() if self._compress and compressible(head) else None
+        return Absorber(self._path, self._new_digester(), deflater, self._services.spool.restore)
 
     def _new_digester(self) -> Digester:
         return Digester(md5=self._entry.source.md5 is not None or "md5" in self._answer.digests)
@@ -343,7 +343,7 @@ class FileFetch:
     async def _spill(self, packed: bytes) -> Payload:
         spool = self._services.spool
         await self._reserve(len(packed))
-        self._absorber = Absorber(self._path, Digester(), None)
+        self._absorber = Absorber(self._path, Digester(), None, spool.restore)
         await spool.run(self._absorber.absorb_sync, [packed])
         await spool.run(self._absorber.finish_sync)
         return self._payload()

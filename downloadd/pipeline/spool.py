@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from downloadd.archive import Deflater
@@ -129,11 +130,19 @@ class Absorber:
     One call at a time; ``close_sync`` after the last.
     """
 
-    def __init__(self, path: Path, digester: Digester, deflater: Deflater | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        digester: Digester,
+        deflater: Deflater | None,
+        restore: Callable[[], object],
+    ) -> None:
+        """``restore`` makes the folder that holds the jobs' folders, when it is gone."""
         self.digester = digester
         self.packed = 0
         self.path = path
         self._deflater = deflater
+        self._restore = restore
         self._file: int | None = None
 
     @property
@@ -166,7 +175,7 @@ class Absorber:
     def _write(self, chunks: Sequence[bytes]) -> None:
         with disk_errors():
             if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)
             # Not joined: a copy of all that comes is what this saves.
@@ -177,6 +186,13 @@ class Absorber:
                 if written < size:  # the disk is nearly full; say so with its own error
                     self._write_rest(b"".join(group)[written:])
                 self.packed += size
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self._restore()
+            self.path.parent.mkdir(exist_ok=True)
 
     def _write_rest(self, data: bytes) -> None:
         view = memoryview(data)
@@ -193,11 +209,15 @@ class Spool:
         executor: ThreadPoolExecutor,
         disk: DiskBudget,
         memory: MemoryBudget,
+        *,
+        restore: Callable[[], object] | None = None,
     ) -> None:
+        """``restore`` makes ``root`` again where somebody has removed it; it blocks."""
         self._root = root
         self._executor = executor
+        self.restore = restore or partial(root.mkdir, parents=True, exist_ok=True)
         #: Jobs that have a folder, or had one and were not cleared.
-        self._used: set[str] = set()
+        self._used = {path.name for path in root.glob("*") if path.is_dir()}
         self.disk = disk
         self.memory = memory
 
