@@ -352,17 +352,24 @@ class JobRun:
         """Remove what the storage has of this archive, finished or not."""
         await self.stop()
         await self._upload.discard()
+        if self._checkpoint is not None and self._checkpoint.upload_id != self._upload.id:
+            # Not taken up yet, or given up: nobody else will remove it.
+            await self._services.objects.abort(self._checkpoint.key, self._checkpoint.upload_id)
 
     async def forsake(self) -> None:
         """Leave the archive to another worker, but for what that one cannot know of."""
         await self.stop()
         await self._upload.forsake()
 
-    async def close(self) -> None:
-        """Stop whatever is under way and remove every temporary file."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Stop whatever is under way and remove every temporary file.
+
+        ``keep`` leaves the job's folder, for another run of the job.
+        """
         await self.stop()
         await self._packing.discard()
-        await self._spool.clear(self._job.id)
+        if not keep:
+            await self._spool.clear(self._job.id)
 
     async def stop(self) -> None:
         """End whatever is under way."""

@@ -2,7 +2,7 @@
 -- KEYS: job, active
 -- ARGV: id, token, operation, pauses in seconds...
 -- Returns how often it has been put back | 0 when the pauses are used up, and
--- nothing is written | 'cancelled' | 'lost'
+-- the lease is held still | 'cancelled' | 'lost'
 local job, active = unpack(KEYS)
 local id, token, operation = unpack(ARGV, 1, 3)
 local known = redis.call('HMGET', job, 'status', 'token', 'operation')

@@ -168,7 +168,7 @@ class Work(Scripts):
 
     async def postpone(self, lease: Lease, pauses: Sequence[float]) -> int | None:
         names = [self._keys.job(lease.job_id), self._keys.active]
-        args = [lease.job_id, lease.token, self._operation(), *pauses]
+        args: list[Arg] = [lease.job_id, lease.token, self._operation(), *pauses]
         reply = await self._client.run(_POSTPONE, names, args)
         if isinstance(reply, str):
             _check_written(lease.job_id, reply)
