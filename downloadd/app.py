@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 
 from aiohttp import web
 
 from downloadd.config import Settings
 from downloadd.jobs.pool import Pool
+from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
 from downloadd.model import Job
 from downloadd.network.fetch import HttpSource
@@ -34,7 +36,7 @@ from downloadd.pipeline import (
     RunServices,
     Spool,
 )
-from downloadd.pipeline.spool_folder import spool_folder
+from downloadd.pipeline.spool_folder import SpoolFolder, spool_folder
 from downloadd.ports import ObjectStore, SystemClock
 from downloadd.state.embedded import embedded_valkey
 from downloadd.state.setup import State, open_state
@@ -51,6 +53,8 @@ SPOOL_MEMORY = 64 * 1024 * 1024
 #: Threads for hashing, compressing and the temporary disk. Two keep two cores
 #: busy; the others wait for the disk.
 WORKER_THREADS = 4
+#: Seconds that a new job waits to hear whether the storage is there.
+STORAGE_PATIENCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +79,8 @@ STATE: web.AppKey[State] = web.AppKey("state", State)
 OBJECTS: web.AppKey[ObjectStore] = web.AppKey("objects", ObjectStore)
 GUARD: web.AppKey[AddressGuard] = web.AppKey("guard", AddressGuard)
 SOURCE: web.AppKey[HttpSource] = web.AppKey("source", HttpSource)
+SPOOL_FOLDER: web.AppKey[SpoolFolder] = web.AppKey("spool_folder", SpoolFolder)
+STORAGE_PROBE: web.AppKey[Probe] = web.AppKey("storage_probe", Probe)
 SPOOL: web.AppKey[Spool] = web.AppKey("spool", Spool)
 POOL: web.AppKey[Pool] = web.AppKey("pool", Pool)
 
@@ -160,10 +166,28 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _spool(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    with (
+        spool_folder(settings.state.data_dir / "spool") as folder,
+        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
+    ):
+        app[SPOOL_FOLDER] = folder
+        app[SPOOL] = Spool(
+            folder.path,
+            executor,
+            DiskBudget(settings.jobs.max_disk_bytes),
+            MemoryBudget(SPOOL_MEMORY),
+            restore=folder.restore,
+        )
+        yield
+
+
 async def _state(app: web.Application) -> AsyncIterator[None]:
     settings = app[SITE].settings
     async with open_state(
         app[REDIS_URL],
+        owner=app[SPOOL_FOLDER].owner,
         prefix=settings.state.prefix,
         lease=settings.jobs.lease,
         completed_ttl=settings.jobs.completed_ttl,
@@ -220,23 +244,18 @@ async def _source(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-async def _spool(app: web.Application) -> AsyncIterator[None]:
-    settings = app[SITE].settings
-    with (
-        spool_folder(settings.state.data_dir / "spool") as folder,
-        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
-    ):
-        app[SPOOL] = Spool(
-            folder,
-            executor,
-            DiskBudget(settings.jobs.max_disk_bytes),
-            MemoryBudget(SPOOL_MEMORY),
-        )
-        yield
+async def _probes(app: web.Application) -> AsyncIterator[None]:
+    checks = {"storage": app[OBJECTS].check, "redis": app[STATE].check}
+    probes = {name: Probe(name, check, app[CLOCK]) for name, check in checks.items()}
+    app[STORAGE_PROBE] = probes["storage"]
+    app[keys.HEALTH] = Health(probes)
+    yield
+    for probe in probes.values():
+        await probe.close()
 
 
 async def _pool(app: web.Application) -> AsyncIterator[None]:
-    settings, state = app[SITE].settings, app[STATE]
+    settings, state, folder = app[SITE].settings, app[STATE], app[SPOOL_FOLDER]
     pool = Pool(
         store=state.jobs,
         clock=app[CLOCK],
@@ -245,6 +264,11 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         concurrency=settings.jobs.concurrency,
         lease=settings.jobs.lease,
         timeout=settings.jobs.timeout,
+        keep_failed=settings.jobs.retry_window > 0,
+        dead_owners=folder.dead,
+        on_disowned=folder.forget_dead,
+        clear=app[SPOOL].clear,
+        storage_there=app[STORAGE_PROBE].known,
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
     async with pool:
@@ -277,19 +301,17 @@ def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
 
 async def _service(app: web.Application) -> AsyncIterator[None]:
     jobs, state = app[SITE].settings.jobs, app[STATE]
-    app[keys.SERVICE] = JobService(
+    app[keys.SERVICE] = service = JobService(
         store=state.jobs,
         objects=app[OBJECTS],
         feed=state.feed,
         clock=app[CLOCK],
         queue_limit=jobs.queue_limit,
         dedupe_window=jobs.dedupe_window,
-    )
-    app[keys.HEALTH] = Health(
-        {"storage": app[OBJECTS].check, "redis": state.ping},
-        app[CLOCK],
+        storage_there=partial(app[STORAGE_PROBE].within, STORAGE_PATIENCE),
     )
     yield
+    await service.close()
 
 
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
@@ -301,10 +323,11 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
 
 RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     _redis,
+    _spool,
     _state,
     _objects,
     _source,
-    _spool,
+    _probes,
     _pool,
     _service,
     _sweeper,

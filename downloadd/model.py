@@ -29,6 +29,11 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
 
 
+#: Processes that died with a job: from here on it is worked on beside no other such,
+#: and then not at all.
+SUSPECT_DEATHS, POISON_DEATHS = 2, 3
+
+
 class Stage(StrEnum):
     """What a processing job is mainly busy with."""
 

@@ -1,6 +1,7 @@
 """Fetch, verify, pack, upload: one job, over ports, as a generator of steps."""
 
 from downloadd.pipeline.budget import DiskBudget, FetchSlots, MemoryBudget
+from downloadd.pipeline.checkpoint import upload_of
 from downloadd.pipeline.run import JobRun
 from downloadd.pipeline.services import FetchPolicy, FetchServices, RunServices
 from downloadd.pipeline.snapshot import Step
@@ -16,4 +17,5 @@ __all__ = [
     "RunServices",
     "Spool",
     "Step",
+    "upload_of",
 ]

@@ -78,3 +78,12 @@ class Checkpoint(Record):
             validators=dict(data["validators"]),
             sha256=data["sha256"],
         )
+
+
+def upload_of(text: str) -> tuple[str, str] | None:
+    """Key and id of the multipart upload that a checkpoint tells of; None where it cannot be read.
+
+    The object may be there too, if the upload was completed and nothing after it written.
+    """
+    checkpoint = Checkpoint.parse(text)
+    return (checkpoint.key, checkpoint.upload_id) if checkpoint else None

@@ -148,7 +148,7 @@ class Intake:
 
     def _new_absorber(self) -> Absorber:
         if self._base:
-            return Absorber(tail_path(self._path, self._base), Digester(), None)
+            return self._spool.absorber(tail_path(self._path, self._base), Digester())
         head = b"".join(self._waiting)[:SMALL]
         deflate = self._compress and compressible(head)
         self._check_format(head[:_HEAD])
@@ -158,7 +158,7 @@ class Intake:
         # Without a validator nobody could go on with it.
         note = Note(origin=self.origin, deflated=deflate) if self.origin.validator else None
         deflater = Deflater() if deflate else None
-        return Absorber(self._path, self._new_digester(), deflater, note)
+        return self._spool.absorber(self._path, self._new_digester(), deflater=deflater, note=note)
 
     def _new_digester(self) -> Digester:
         return Digester(md5=self._entry.source.md5 is not None or "md5" in self.origin.digests)
@@ -232,7 +232,7 @@ class Intake:
         if self._spool.memory.take(len(packed)):
             return Fetched.of(note, MemoryPayload(packed, self._spool.memory, note))
         await self.room.take(len(packed))
-        self._absorber = Absorber(self._path, Digester(), None)
+        self._absorber = self._spool.absorber(self._path, Digester())
         await self._spool.run(self._absorber.absorb_sync, [packed])
         await self._spool.run(self._absorber.finish_sync)
         return await self._spooled(note)

@@ -78,13 +78,13 @@ class MemoryPayload(Payload):
     async def leave(self, spool: Spool, path: Path) -> None:
         try:
             if self._note is not None:
-                await spool.run(self._write_sync, path, self._note)
+                await spool.run(self._write_sync, spool, path, self._note)
         finally:
             await self.discard()
 
-    def _write_sync(self, path: Path, note: Note) -> None:
+    def _write_sync(self, spool: Spool, path: Path, note: Note) -> None:
         with disk_errors():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            spool.make_folder_sync(path.parent)
             path.write_bytes(self._data)
         note.write_sync(path)
 

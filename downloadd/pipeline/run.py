@@ -335,6 +335,9 @@ class JobRun:
         """Remove what the storage has of this archive, finished or not."""
         await self.stop()
         await self._upload.discard()
+        if self._checkpoint is not None and self._checkpoint.upload_id != self._upload.id:
+            # Not taken up yet, or given up: nobody else will remove it.
+            await self._services.objects.abort(self._checkpoint.key, self._checkpoint.upload_id)
 
     async def forsake(self) -> None:
         """Leave the archive to another worker, but for what that one cannot know of."""

@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from downloadd.archive import Deflater
@@ -38,7 +39,8 @@ class Absorber:
         path: Path,
         digester: Digester,
         deflater: Deflater | None,
-        note: Note | None = None,
+        note: Note | None,
+        make_folder: Callable[[Path], None],
     ) -> None:
         """``note``: by which a later run can go on with the file if this one does not end it."""
         self.digester = digester
@@ -46,6 +48,7 @@ class Absorber:
         self.path = path
         self._deflater = deflater
         self._note = note
+        self._make_folder = make_folder
         self._file: int | None = None
 
     @property
@@ -86,7 +89,7 @@ class Absorber:
     def _write(self, chunks: Sequence[bytes]) -> None:
         with disk_errors():
             if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(self.path.parent)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)
                 if self._note is not None:
@@ -117,9 +120,15 @@ class Spool:
         executor: ThreadPoolExecutor,
         disk: DiskBudget,
         memory: MemoryBudget,
+        *,
+        restore: Callable[[], object] | None = None,
     ) -> None:
-        """Use ``root``, and keep what is in it for the jobs that it is of."""
+        """Use ``root``, and keep what is in it for the jobs that it is of.
+
+        ``restore`` makes it again where somebody has removed it; it blocks.
+        """
         self._root = root
+        self._restore = restore or partial(root.mkdir, parents=True, exist_ok=True)
         self._executor = executor
         #: Jobs that have a folder, or had one and were not cleared.
         self._used: set[str] = set()
@@ -136,6 +145,25 @@ class Spool:
         """Where the payload of a job's file is to lie."""
         self._used.add(job_id)
         return self._root / job_id / str(index)
+
+    def absorber(
+        self,
+        path: Path,
+        digester: Digester,
+        *,
+        deflater: Deflater | None = None,
+        note: Note | None = None,
+    ) -> Absorber:
+        """What takes a file's bytes to ``path``."""
+        return Absorber(path, digester, deflater, note, self.make_folder_sync)
+
+    def make_folder_sync(self, folder: Path) -> None:
+        """Make a job's folder."""
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self._restore()
+            folder.mkdir(exist_ok=True)
 
     def start(self, call: Callable[[*Args], R], *args: *Args) -> asyncio.Future[R]:
         """Begin a blocking call in a worker thread."""

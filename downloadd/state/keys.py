@@ -22,6 +22,8 @@ class Keys:
         self.sequence = f"{prefix}sequence"
         #: Channel on which workers hear ``wake`` and ``cancel <job>``.
         self.control = f"{prefix}control"
+        #: String that is written to see whether writes are taken.
+        self.health = f"{prefix}health"
         #: Sorted set of webhook deliveries that are due.
         self.webhooks = f"{prefix}webhooks"
 

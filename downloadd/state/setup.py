@@ -22,15 +22,19 @@ class State:
     jobs: RedisJobStore
     feed: Feed
 
-    async def ping(self) -> None:
-        """Return when Redis answers. Raises ``StateUnavailable``, ``StateError``."""
-        await self.client.ping()
+    async def check(self) -> None:
+        """Return when Redis takes a write: one that is full or a replica answers reads alone.
+
+        Raises ``StateUnavailable``, ``StateError``.
+        """
+        await self.client.execute("SET", self.keys.health, "", "EX", 60, repeatable=True)
 
 
 @asynccontextmanager
 async def open_state(
     url: str,
     *,
+    owner: str | None = None,
     prefix: str = "{downloadd}:",
     lease: float = 30.0,
     completed_ttl: float = 24 * 3600,
@@ -42,7 +46,8 @@ async def open_state(
 ) -> AsyncIterator[State]:
     """Jobs and their events at ``url``, for the length of the context.
 
-    Durations are in seconds. Nothing is dialled before it is needed, except
+    ``owner`` names this process among all that ever share the Redis (None: it
+    makes itself a name). Durations are in seconds. Nothing is dialled before it is needed, except
     for the feed's connection, which is kept from the beginning: a Redis that
     is away now does not stop the start. Raises ``StateError`` for a URL that
     cannot be used.
@@ -59,6 +64,7 @@ async def open_state(
         jobs = RedisJobStore(
             client,
             keys,
+            owner=owner,
             lease=lease,
             completed_ttl=completed_ttl,
             failed_ttl=failed_ttl,

@@ -43,9 +43,12 @@ class World:
     async def load(self, job_id: str, *, files: bool = False) -> Job:
         return self.job
 
-    async def cancel(self, job_id: str, now: float) -> Job:
+    async def cancel(self, job_id: str, now: float) -> tuple[Job, str | None]:
         self.cancelled = True
-        return self.job
+        return self.job, None
+
+    async def storage_there(self) -> bool:
+        return True
 
     async def create(self, job: Job, dedup: Deduplication, *, queue_limit: int) -> Created:
         self.dedup.append(dedup)
@@ -64,7 +67,13 @@ class World:
 def service(world: World) -> JobService:
     part = cast("Any", world)
     return JobService(
-        store=part, objects=part, feed=part, clock=Clock(), queue_limit=5, dedupe_window=60.0
+        store=part,
+        objects=part,
+        feed=part,
+        clock=Clock(),
+        queue_limit=5,
+        dedupe_window=60.0,
+        storage_there=world.storage_there,
     )
 
 
@@ -82,7 +91,12 @@ async def test_somebody_elses_job_is_not_there() -> None:
     """Whatever is asked of another's job, it does not exist, and nothing happens to it."""
     world = World(completed(5000.0))
     jobs = service(world)
-    for asked in (jobs.get("j", "bob"), jobs.cancel("j", "bob"), jobs.link("j", "bob")):
+    for asked in (
+        jobs.get("j", "bob"),
+        jobs.cancel("j", "bob"),
+        jobs.retry("j", "bob"),
+        jobs.link("j", "bob"),
+    ):
         with pytest.raises(JobNotFound):
             await asked
     assert not world.cancelled
