@@ -157,8 +157,8 @@ async def test_poison_ends_and_the_others_go_on(local: Rig) -> None:
             await local.objects.begin(f"{poison}.zip", ObjectMeta(file_name="a.zip")),
         )
         text = (
-            f'{{"version":2,"key":"{key}","uploadId":"{upload}","entries":[],"parts":[],'
-            '"sealed":false,"sha256":null}'
+            f'{{"version":3,"key":"{key}","uploadId":"{upload}","entries":[],"parts":[],'
+            '"sealed":false,"validators":[],"sha256":null}'
         )
         await state.client.execute("SET", state.keys.checkpoint(poison), text)
         await state.client.execute("HDEL", state.keys.job(poison), "token")
