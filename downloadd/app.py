@@ -19,7 +19,7 @@ from aiohttp import web
 from downloadd.config import Settings
 from downloadd.jobs.pool import Pool
 from downloadd.jobs.service import JobService
-from downloadd.model import Job
+from downloadd.jobs.sweeper import Sweeper
 from downloadd.network.fetch import HttpSource
 from downloadd.network.guard import AddressGuard
 from downloadd.objects.links import load_secret
@@ -35,7 +35,7 @@ from downloadd.pipeline import (
     Spool,
 )
 from downloadd.pipeline.spool_folder import spool_folder
-from downloadd.ports import ObjectStore, SystemClock
+from downloadd.ports import Claim, ObjectStore, SystemClock
 from downloadd.state.embedded import embedded_valkey
 from downloadd.state.setup import State, open_state
 from downloadd.telemetry.metrics import Metrics
@@ -169,6 +169,7 @@ async def _state(app: web.Application) -> AsyncIterator[None]:
         completed_ttl=settings.jobs.completed_ttl,
         failed_ttl=settings.jobs.failed_ttl,
         retry_window=settings.jobs.retry_window,
+        archive_ttl=settings.storage.archive_ttl,
         wait_for_fsync=settings.state.wait_for_fsync,
         clock=app[CLOCK],
     ) as state:
@@ -252,7 +253,7 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
+def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
     settings = app[SITE].settings
     services = RunServices(
         fetch=FetchServices(
@@ -272,18 +273,19 @@ def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
         per_job=settings.fetch.per_job,
         max_job_bytes=settings.jobs.max_job_bytes,
     )
-    return lambda job, checkpoint: JobRun(services, job, checkpoint)
+    return lambda claim: JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
 
 
 async def _service(app: web.Application) -> AsyncIterator[None]:
-    jobs, state = app[SITE].settings.jobs, app[STATE]
+    settings, state = app[SITE].settings, app[STATE]
     app[keys.SERVICE] = JobService(
         store=state.jobs,
         objects=app[OBJECTS],
         feed=state.feed,
         clock=app[CLOCK],
-        queue_limit=jobs.queue_limit,
-        dedupe_window=jobs.dedupe_window,
+        queue_limit=settings.jobs.queue_limit,
+        dedupe_window=settings.jobs.dedupe_window,
+        archive_ttl=settings.storage.archive_ttl,
     )
     app[keys.HEALTH] = Health(
         {"storage": app[OBJECTS].check, "redis": state.ping},
@@ -293,6 +295,17 @@ async def _service(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with Sweeper(
+        ledger=app[STATE].ledger,
+        objects=app[OBJECTS],
+        folders=app[SPOOL],
+        works_on=app[POOL].works_on,
+        clock=app[CLOCK],
+    ):
+        yield
+
+
+async def _streams(app: web.Application) -> AsyncIterator[None]:
     task = asyncio.create_task(app[keys.STREAMS].sweep(), name="stream-sweeper")
     yield
     task.cancel()
@@ -306,6 +319,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     _source,
     _spool,
     _pool,
-    _service,
     _sweeper,
+    _service,
+    _streams,
 )

@@ -275,6 +275,9 @@ class Claim(Record):
 
     lease: Lease
     job: Job
+    #: What begins the keys of this installation's archives where a storage is
+    #: shared with others; ends with a slash.
+    namespace: str = ""
     #: What the last worker wrote with ``save``; None on a first run.
     checkpoint: str | None = None
 

@@ -11,7 +11,6 @@ import structlog
 
 from downloadd.errors import StateError
 from downloadd.jobs.worker import Stop, Worker
-from downloadd.model import Job
 from downloadd.pipeline import JobRun
 from downloadd.ports import Claim, Clock, JobStore
 from downloadd.telemetry.metrics import Metrics
@@ -35,7 +34,7 @@ class Pool:
         store: JobStore,
         clock: Clock,
         metrics: Metrics,
-        make_run: Callable[[Job, str | None], JobRun],
+        make_run: Callable[[Claim], JobRun],
         concurrency: int,
         lease: float,
         timeout: float,
@@ -72,6 +71,10 @@ class Pool:
     def active(self) -> int:
         """Jobs that are being worked on."""
         return len(self._workers)
+
+    def works_on(self, job_id: str) -> bool:
+        """Whether this process has begun a job and is not through with it."""
+        return any(worker.claim.lease.job_id == job_id for worker in self._workers.values())
 
     def wake(self) -> None:
         """Look at the queue now."""
@@ -143,7 +146,7 @@ class Pool:
             store=self._store,
             clock=self._clock,
             metrics=self._metrics,
-            run=self._make_run(job, claim.checkpoint),
+            run=self._make_run(claim),
             claim=claim,
             timeout=self._timeout,
         )

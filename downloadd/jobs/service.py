@@ -65,14 +65,16 @@ class JobService:
         clock: Clock,
         queue_limit: int,
         dedupe_window: float,
+        archive_ttl: float,
     ) -> None:
-        """``queue_limit`` counts queued jobs, ``dedupe_window`` is in seconds, 0 for never."""
+        """``queue_limit`` counts queued jobs, the others seconds; ``dedupe_window`` 0 for never."""
         self._store = store
         self._objects = objects
         self._feed = feed
         self._clock = clock
         self._queue_limit = queue_limit
         self._dedupe_window = dedupe_window
+        self._archive_ttl = archive_ttl
 
     async def make(self, request: JobRequest) -> tuple[Job, Created]:
         """Queue a job, or find the one that the same request made before.
@@ -102,9 +104,9 @@ class JobService:
         """Give a completed job's archive and a link that works for its whole time from now.
 
         Raises ``JobNotFound``, ``JobConflict`` until the job is completed,
-        ``JobExpired`` when the archive was removed.
+        ``JobExpired`` when the archive's time is over.
         """
-        job = await self._owned(job_id, user)
+        job = self._aged(await self._owned(job_id, user))
         if job.status is JobStatus.EXPIRED:
             raise JobExpired("The archive was removed after its time. Make the job again.")
         if job.status is not JobStatus.COMPLETED or job.archive is None:
@@ -113,6 +115,7 @@ class JobService:
 
     async def refresh(self, job: Job) -> Job:
         """Sign a completed job's link anew when it is past its time, or nearly."""
+        job = self._aged(job)
         if job.status is not JobStatus.COMPLETED or job.archive is None:
             return job
         if job.link and job.link.expires_at - self._clock.now() > LINK_MARGIN_SECONDS:
@@ -142,6 +145,14 @@ class JobService:
                     return
         if ended:
             yield _last_event(job)
+
+    def _aged(self, job: Job) -> Job:
+        """The job, expired where its archive's time is over and nobody has removed it yet."""
+        if job.status is not JobStatus.COMPLETED or job.completed_at is None:
+            return job
+        if self._clock.now() < job.completed_at + self._archive_ttl:
+            return job
+        return job.moved(JobStatus.EXPIRED, link=None)
 
     async def _owned(self, job_id: str, user: str, *, files: bool = False) -> Job:
         job = await self._store.load(job_id, files=files)

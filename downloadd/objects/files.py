@@ -87,13 +87,13 @@ class Folder:
             path.mkdir(parents=True, exist_ok=True)
         stale = time.time() - _STALE
         for path in self.uploads.iterdir():
+            if path.stat().st_mtime > stale:
+                continue
             if path.name.startswith("put-"):
-                if path.stat().st_mtime < stale:
-                    path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             elif _UPLOAD_ID.fullmatch(path.name) and not (path / "upload.json").exists():
                 # It was never begun, or not wholly dropped: no listing has it.
-                if path.stat().st_mtime < stale:
-                    shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
 
     def probe(self) -> int:
         """Write an empty file, and return the bytes that are free."""

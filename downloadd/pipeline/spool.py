@@ -214,6 +214,18 @@ class Spool:
         """Make a blocking call in a worker thread; see ``tasks.in_thread``."""
         return await in_thread(self._executor, call, *args)
 
+    async def job_ids(self) -> list[str]:
+        """The folders that are there, in the names of their jobs. ``SpoolError``."""
+        found = await self.run(self._folders)
+        self._used.update(found)
+        return found
+
+    def _folders(self) -> list[str]:
+        with disk_errors():
+            if not self._root.exists():
+                return []
+            return [path.name for path in self._root.iterdir() if path.is_dir()]
+
     async def clear(self, job_id: str) -> None:
         """Remove what is left of a job."""
         if job_id in self._used:  # small jobs leave nothing, and need no thread

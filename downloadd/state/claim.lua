@@ -1,9 +1,10 @@
 -- Take jobs under a lease: those whose lease has lapsed, then the queue.
--- KEYS: queue, active, what this process claimed last
+-- KEYS: queue, active, what this process claimed last, installation
 -- ARGV: limit, token, lease in seconds, now, statuses a claim may start from,
---       templates of the keys job, files, events, checkpoint, headers
+--       templates of the keys job, files, events, checkpoint, headers,
+--       name of the installation
 -- Returns {{id, snapshot, spec, headers, checkpoint, files}, ...}
-local queue, active, last_claim = unpack(KEYS)
+local queue, active, last_claim, installation = unpack(KEYS)
 local limit, token, lease, now, sources = unpack(ARGV, 1, 5)
 limit = tonumber(limit)
 local clock = server_time()
@@ -61,6 +62,7 @@ while #taken < limit do
 end
 
 if #ids > 0 then
+  redis.call('SET', installation, ARGV[11], 'NX')
   redis.call('SET', last_claim, token .. ' ' .. table.concat(ids, ' '), 'EX', 60)
 end
 return taken

@@ -36,7 +36,9 @@ from downloadd.model import (
 from downloadd.ports import Claim, Clock, Created, Deduplication, JobStore, Lease, SystemClock
 from downloadd.state import codec
 from downloadd.state.client import Arg, Client, Script
+from downloadd.state.installation import Installation
 from downloadd.state.keys import Keys
+from downloadd.state.ledger import EXPIRED_TTL, archive_expiry
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +77,8 @@ class RedisJobStore(JobStore):
         completed_ttl: float,
         failed_ttl: float,
         retry_window: float,
+        archive_ttl: float,
+        installation: Installation,
         durable: Client | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -85,11 +89,14 @@ class RedisJobStore(JobStore):
         self._lease = lease
         self._clock = clock or SystemClock()
         self._ttl: Mapping[JobStatus, int] = {
-            JobStatus.COMPLETED: _whole(completed_ttl),
+            # A job outlives its archive, so that callers learn what became of it.
+            JobStatus.COMPLETED: _whole(max(completed_ttl, archive_ttl + EXPIRED_TTL)),
             JobStatus.FAILED: _whole(failed_ttl),
             JobStatus.CANCELLED: _whole(failed_ttl),
         }
         self._retry_window = int(retry_window)
+        self._archive_ttl = archive_ttl
+        self._installation = installation
         # A list may forget what ended long ago; no job waits that long.
         self._listed = 2 * max(self._ttl.values())
         self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)
@@ -169,6 +176,7 @@ class RedisJobStore(JobStore):
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         keys = self._keys
+        installation = await self._installation.name()
         token = self._operation()
         args: list[Arg] = [
             limit,
@@ -181,12 +189,13 @@ class RedisJobStore(JobStore):
             keys.events("%s"),
             keys.checkpoint("%s"),
             keys.headers("%s"),
+            installation,
         ]
-        names = [keys.queue, keys.active, keys.last_claim(self._owner)]
+        names = [keys.queue, keys.active, keys.last_claim(self._owner), keys.installation]
         claims: list[Claim] = []
         for row in await self._client.run(_CLAIM, names, args):
             try:
-                claims.append(_claim(token, row))
+                claims.append(_claim(token, row, f"{installation}/"))
             except (ValueError, TypeError, LookupError):
                 log.exception("job.unreadable", jobId=row[0])
                 await self._fail_unreadable(Lease(job_id=row[0], token=token))
@@ -264,6 +273,7 @@ class RedisJobStore(JobStore):
             keys.checkpoint(job_id),
             keys.headers(job_id),
             keys.active,
+            keys.archives,
         ]
         failed = end in (JobStatus.FAILED, JobStatus.CANCELLED)
         args: list[Arg] = [
@@ -279,6 +289,7 @@ class RedisJobStore(JobStore):
             self._ttl[end] if end else 0,
             self._retry_window if end is JobStatus.FAILED else 0,
             keys.dedupe("%s") if failed else "",
+            *archive_expiry(job, self._archive_ttl),
             len(fields),
             *fields,
             *codec.encode_files(files),
@@ -342,13 +353,14 @@ def _created(reply: Sequence[Any]) -> Created:
     raise AssertionError(reply)
 
 
-def _claim(token: str, row: Sequence[Any]) -> Claim:
+def _claim(token: str, row: Sequence[Any], namespace: str) -> Claim:
     job_id, values, spec, headers, checkpoint, ended = row
     files = codec.decode_files(spec, ended, headers=headers)
     return Claim(
         lease=Lease(job_id=job_id, token=token),
         job=codec.decode_job(job_id, values, files),
         checkpoint=checkpoint,
+        namespace=namespace,
     )
 
 

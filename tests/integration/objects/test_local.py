@@ -386,7 +386,7 @@ async def test_half_begun_uploads_are_swept(local_store: LocalStore, folder: Pat
 
 
 async def test_notes_without_an_object_are_found(local_store: LocalStore, folder: Path) -> None:
-    """What a crash left of an object's making is listed under its key, and ``delete`` removes it."""
+    """What a crash left of an object's making is listed by its key, and ``delete`` removes it."""
     (folder / ".meta" / "a.zip.json").write_text("{}")
     await local_store.put("b.zip", Body(b"data"), META)
     (folder / "c.zip").symlink_to(folder / "b.zip")

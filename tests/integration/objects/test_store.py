@@ -293,7 +293,7 @@ async def test_large_metadata_names(store: Store) -> None:
 
 
 async def test_listing_uploads(store: Store) -> None:
-    """The unfinished ones under a prefix: not those of others, not what was completed or dropped."""
+    """The unfinished ones under a prefix: not others', not what was completed or dropped."""
     before = time.time()
     ours = {
         (key, await store.begin(key, META))

@@ -64,7 +64,13 @@ class World:
 def service(world: World) -> JobService:
     part = cast("Any", world)
     return JobService(
-        store=part, objects=part, feed=part, clock=Clock(), queue_limit=5, dedupe_window=60.0
+        store=part,
+        objects=part,
+        feed=part,
+        clock=Clock(),
+        queue_limit=5,
+        dedupe_window=60.0,
+        archive_ttl=500.0,
     )
 
 
