@@ -181,7 +181,8 @@ class JobService:
         by_body = request.dedupe and self._dedupe_window > 0
         return Deduplication(
             body_key=_hash(request.user, request.body_hash) if by_body else None,
-            body_window=self._dedupe_window,
+            # Nobody is to be given a job whose archive's time is over.
+            body_window=min(self._dedupe_window, self._archive_ttl),
             idempotency_key=_hash(request.user, key) if key is not None else None,
             idempotency_body=request.body_hash if key is not None else None,
         )
