@@ -21,7 +21,7 @@ from downloadd.config import Settings
 from downloadd.jobs.pool import Pool
 from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
-from downloadd.model import Job
+from downloadd.jobs.sweeper import Sweeper
 from downloadd.network.fetch import HttpSource
 from downloadd.network.guard import AddressGuard
 from downloadd.objects.links import load_secret
@@ -37,7 +37,7 @@ from downloadd.pipeline import (
     Spool,
 )
 from downloadd.pipeline.spool_folder import SpoolFolder, spool_folder
-from downloadd.ports import ObjectStore, SystemClock
+from downloadd.ports import Claim, ObjectStore, SystemClock
 from downloadd.state.embedded import embedded_valkey
 from downloadd.state.setup import State, open_state
 from downloadd.telemetry.metrics import Metrics
@@ -193,6 +193,7 @@ async def _state(app: web.Application) -> AsyncIterator[None]:
         completed_ttl=settings.jobs.completed_ttl,
         failed_ttl=settings.jobs.failed_ttl,
         retry_window=settings.jobs.retry_window,
+        archive_ttl=settings.storage.archive_ttl,
         wait_for_fsync=settings.state.wait_for_fsync,
         clock=app[CLOCK],
     ) as state:
@@ -267,7 +268,7 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         keep_failed=settings.jobs.retry_window > 0,
         dead_owners=folder.dead,
         on_disowned=folder.forget_dead,
-        clear=app[SPOOL].clear,
+        clear=app[SPOOL].clear_kept,
         storage_there=app[STORAGE_PROBE].known,
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
@@ -276,7 +277,7 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
+def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
     settings = app[SITE].settings
     services = RunServices(
         fetch=FetchServices(
@@ -296,18 +297,19 @@ def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
         per_job=settings.fetch.per_job,
         max_job_bytes=settings.jobs.max_job_bytes,
     )
-    return lambda job, checkpoint: JobRun(services, job, checkpoint)
+    return lambda claim: JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
 
 
 async def _service(app: web.Application) -> AsyncIterator[None]:
-    jobs, state = app[SITE].settings.jobs, app[STATE]
+    settings, state = app[SITE].settings, app[STATE]
     app[keys.SERVICE] = service = JobService(
         store=state.jobs,
         objects=app[OBJECTS],
         feed=state.feed,
         clock=app[CLOCK],
-        queue_limit=jobs.queue_limit,
-        dedupe_window=jobs.dedupe_window,
+        queue_limit=settings.jobs.queue_limit,
+        dedupe_window=settings.jobs.dedupe_window,
+        archive_ttl=settings.storage.archive_ttl,
         storage_there=partial(app[STORAGE_PROBE].within, STORAGE_PATIENCE),
     )
     yield
@@ -315,6 +317,16 @@ async def _service(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with Sweeper(
+        ledger=app[STATE].ledger,
+        objects=app[OBJECTS],
+        folders=app[SPOOL],
+        clock=app[CLOCK],
+    ):
+        yield
+
+
+async def _streams(app: web.Application) -> AsyncIterator[None]:
     task = asyncio.create_task(app[keys.STREAMS].sweep(), name="stream-sweeper")
     yield
     task.cancel()
@@ -329,6 +341,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     _source,
     _probes,
     _pool,
-    _service,
     _sweeper,
+    _service,
+    _streams,
 )

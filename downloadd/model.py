@@ -171,6 +171,26 @@ class Archive(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Deposit(Record):
+    """Something that a job has put somewhere."""
+
+    job_id: str
+    #: Of an object or an upload; empty for a folder.
+    key: str = ""
+
+
+class Standing(StrEnum):
+    """What is still to become of a deposit."""
+
+    #: Its job is queued or processing, or failed and may be gone on with.
+    LIVING = "living"
+    #: It is the archive of a completed job, or one whose time is not over.
+    KEPT = "kept"
+    #: Nobody will ask for it again.
+    ORPHAN = "orphan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Link(Record):
     """A signed address of an archive."""
 

@@ -143,6 +143,25 @@ class Stored(Record):
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundUpload(Record):
+    """A multipart upload that was begun and neither completed nor dropped."""
+
+    key: str
+    upload_id: str
+    #: When, in seconds since the epoch; None where the storage does not say.
+    begun: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundObject(Record):
+    """An object that a listing has come upon."""
+
+    key: str
+    #: When it was stored, in seconds since the epoch; None where the storage does not say.
+    modified: float | None = None
+
+
 class PartBody(Protocol):
     """The bytes of one part, as often as they are asked for, the same each time."""
 
@@ -166,6 +185,8 @@ class ObjectStore(Protocol):
 
     #: The fewest bytes that any part but the last may have.
     min_part_size: int
+    #: Whether others may keep objects in the same place: ours lie under a prefix then.
+    shared: bool
 
     async def put(self, key: str, body: PartBody, meta: ObjectMeta) -> Stored:
         """Store a whole object in one request; ``StorageCorrupt`` if it arrived otherwise."""
@@ -212,6 +233,21 @@ class ObjectStore(Protocol):
         """Remove an object. One that is gone already is no error."""
         ...
 
+    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+        """Yield the unfinished uploads of keys that begin with ``prefix``, page by page.
+
+        What begins or ends meanwhile may be among them or not; one may come twice.
+        """
+        ...
+
+    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+        """Yield the objects whose keys begin with ``prefix``, page by page.
+
+        What comes or goes meanwhile may be among them or not. A key may be
+        given whose object is gone, where ``delete`` has something left to remove.
+        """
+        ...
+
     async def sign(self, archive: Archive) -> Link:
         """A link that works for whoever holds it, for the configured time."""
         ...
@@ -239,6 +275,9 @@ class Claim(Record):
 
     lease: Lease
     job: Job
+    #: What begins the keys of this installation's archives where a storage is
+    #: shared with others; ends with a slash.
+    namespace: str = ""
     #: What the last worker wrote with ``save``; None on a first run.
     checkpoint: str | None = None
     #: Processes in a row that died with the job, no file having settled in between.

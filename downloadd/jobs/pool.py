@@ -11,7 +11,7 @@ import structlog
 
 from downloadd.errors import StateError
 from downloadd.jobs.worker import PAUSES, Stop, Worker
-from downloadd.model import SUSPECT_DEATHS, Job
+from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
 from downloadd.ports import Claim, Clock, JobStore
 from downloadd.telemetry.metrics import Metrics
@@ -43,7 +43,7 @@ class Pool:
         store: JobStore,
         clock: Clock,
         metrics: Metrics,
-        make_run: Callable[[Job, str | None], JobRun],
+        make_run: Callable[[Claim], JobRun],
         concurrency: int,
         lease: float,
         timeout: float,
@@ -191,7 +191,7 @@ class Pool:
             store=self._store,
             clock=self._clock,
             metrics=self._metrics,
-            run=self._make_run(job, claim.checkpoint),
+            run=self._make_run(claim),
             claim=claim,
             timeout=self._timeout,
             keep_failed=self._keep_failed,

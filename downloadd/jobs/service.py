@@ -82,9 +82,10 @@ class JobService:
         clock: Clock,
         queue_limit: int,
         dedupe_window: float,
+        archive_ttl: float,
         storage_there: Callable[[], Awaitable[bool]],
     ) -> None:
-        """``queue_limit`` counts queued jobs, ``dedupe_window`` is in seconds, 0 for never.
+        """``queue_limit`` counts queued jobs, the others seconds; ``dedupe_window`` 0 for never.
 
         ``storage_there`` says soon whether new jobs make sense.
         """
@@ -96,6 +97,7 @@ class JobService:
         self._dedupe_window = dedupe_window
         self._storage_there = storage_there
         self._removals: set[asyncio.Task[None]] = set()
+        self._archive_ttl = archive_ttl
 
     async def close(self) -> None:
         """Wait for what is under way behind answers that were given."""
@@ -170,9 +172,9 @@ class JobService:
         """Give a completed job's archive and a link that works for its whole time from now.
 
         Raises ``JobNotFound``, ``JobConflict`` until the job is completed,
-        ``JobExpired`` when the archive was removed.
+        ``JobExpired`` when the archive's time is over.
         """
-        job = await self._owned(job_id, user)
+        job = self._aged(await self._owned(job_id, user))
         if job.status is JobStatus.EXPIRED:
             raise JobExpired("The archive was removed after its time. Make the job again.")
         if job.status is not JobStatus.COMPLETED or job.archive is None:
@@ -181,6 +183,7 @@ class JobService:
 
     async def refresh(self, job: Job) -> Job:
         """Sign a completed job's link anew when it is past its time, or nearly."""
+        job = self._aged(job)
         if job.status is not JobStatus.COMPLETED or job.archive is None:
             return job
         if job.link and job.link.expires_at - self._clock.now() > LINK_MARGIN_SECONDS:
@@ -218,6 +221,14 @@ class JobService:
         if ended:
             yield _last_event(job)
 
+    def _aged(self, job: Job) -> Job:
+        """The job, expired where its archive's time is over and nobody has removed it yet."""
+        if job.status is not JobStatus.COMPLETED or job.completed_at is None:
+            return job
+        if self._clock.now() < job.completed_at + self._archive_ttl:
+            return job
+        return job.moved(JobStatus.EXPIRED, link=None)
+
     async def _owned(self, job_id: str, user: str, *, files: bool = False) -> Job:
         job = await self._store.load(job_id, files=files)
         if job.user != user:
@@ -245,7 +256,8 @@ class JobService:
         by_body = request.dedupe and self._dedupe_window > 0
         return Deduplication(
             body_key=_hash(request.user, request.body_hash) if by_body else None,
-            body_window=self._dedupe_window,
+            # Nobody is to be given a job whose archive's time is over.
+            body_window=min(self._dedupe_window, self._archive_ttl),
             idempotency_key=_hash(request.user, key) if key is not None else None,
             idempotency_body=request.body_hash if key is not None else None,
         )

@@ -52,8 +52,12 @@ class JobRun:
     ``close`` keeps the temporary files for another that goes on here.
     """
 
-    def __init__(self, services: RunServices, job: Job, checkpoint: str | None) -> None:
+    def __init__(
+        self, services: RunServices, job: Job, checkpoint: str | None, *, namespace: str = ""
+    ) -> None:
+        """``namespace``: what the archive's key begins with where the storage is shared."""
         self._services = services
+        self._namespace = namespace if services.objects.shared else ""
         self._clock = services.fetch.clock
         self._spool = services.fetch.spool
         self._job = job
@@ -67,7 +71,7 @@ class JobRun:
 
     def _begin(self) -> None:
         self._packing = Packing(self._job)
-        self._upload = self._new_upload(_key(self._job))
+        self._upload = self._new_upload(self._key)
         self._pending = deque(self._packing.pending())
         self._bytes = 0
         self._dirty = False
@@ -88,6 +92,16 @@ class JobRun:
             layout=self._packing.layout,
             payloads=self._packing.payloads,
         )
+
+    @property
+    def _key(self) -> str:
+        """Where the archive of this claim goes.
+
+        A worker that was taken for dead may still be storing what it made: that
+        must not replace what its successor made.
+        """
+        attempt = f"-{self._job.attempts}" if self._job.attempts > 1 else ""
+        return f"{self._namespace}{self._job.id}{attempt}.zip"
 
     @property
     def _file_name(self) -> str:
@@ -256,7 +270,7 @@ class JobRun:
         except UploadMissing:
             if not await self._resume_completed(checkpoint):
                 self._checkpoint = None
-                self._upload = self._new_upload(_key(self._job))
+                self._upload = self._new_upload(self._key)
             return
         kept = usable(checkpoint, listed)
         self._upload.restore(checkpoint.upload_id, kept.parts, kept.reach)
@@ -389,12 +403,3 @@ def _payload_of(task: asyncio.Task[Fetched]) -> Payload | None:
     if task.cancelled() or task.exception() is not None:
         return None
     return task.result().payload
-
-
-def _key(job: Job) -> str:
-    """Where the archive of this claim goes.
-
-    A worker that was taken for dead may still be storing what it made: that
-    must not replace what its successor made.
-    """
-    return f"{job.id}.zip" if job.attempts <= 1 else f"{job.id}-{job.attempts}.zip"

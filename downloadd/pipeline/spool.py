@@ -174,18 +174,21 @@ class Spool:
         return await in_thread(self._executor, call, *args)
 
     async def clear(self, job_id: str) -> None:
-        """Remove what is left of a job."""
-        kept = self._forget_kept(job_id)
-        if kept or job_id in self._used:  # small jobs leave nothing, and need no thread
+        """Remove what a job that is worked on here has on the disk."""
+        if job_id in self._used:  # small jobs leave nothing, and need no thread
             self._used.discard(job_id)
-            if (gone := self._put_aside(job_id)) is not None:
-                await self.run(shutil.rmtree, gone, True)
+            await self._remove(job_id)
 
     # --- what jobs leave ---
 
     def kept_jobs(self) -> list[str]:
         """The jobs of which something is kept and on which nobody works here."""
         return list(self._kept)
+
+    async def clear_kept(self, job_id: str) -> None:
+        """Remove what is kept of a job; nothing where it is worked on, or unknown."""
+        if self._forget_kept(job_id):
+            await self._remove(job_id)
 
     async def keep(self, job_id: str) -> None:
         """Keep what a job has in its folder for its next run, until the disk is needed."""
@@ -226,6 +229,10 @@ class Spool:
         gone = self._put_aside(job_id) or self._root / job_id
         self._evicting = self.start(shutil.rmtree, gone, True)
         self._evicting.add_done_callback(removed)
+
+    async def _remove(self, job_id: str) -> None:
+        if (gone := self._put_aside(job_id)) is not None:
+            await self.run(shutil.rmtree, gone, True)
 
     def _put_aside(self, job_id: str) -> Path | None:
         """Take a job's folder out of the way at once: its next run may begin meanwhile."""

@@ -1,10 +1,11 @@
 -- Take jobs under a lease: those whose lease has lapsed, then the queue.
--- KEYS: queue, active, what this process claimed last
+-- KEYS: queue, active, what this process claimed last, installation
 -- ARGV: limit, token, lease in seconds, now, statuses a claim may start from,
 --       templates of the keys job, files, events, checkpoint, headers,
---       '1' with the queue, '1' with a suspect, deaths of a suspect, of a poison job
+--       '1' with the queue, '1' with a suspect, deaths of a suspect, of a poison job,
+--       name of the installation
 -- Returns {{id, snapshot, spec, headers, checkpoint, files, deaths}, ...}
-local queue, active, last_claim = unpack(KEYS)
+local queue, active, last_claim, installation = unpack(KEYS)
 local limit, token, lease, now, sources = unpack(ARGV, 1, 5)
 local may_suspect, suspect, poison = ARGV[12] == '1', tonumber(ARGV[13]), tonumber(ARGV[14])
 limit = tonumber(limit)
@@ -88,6 +89,7 @@ while ARGV[11] == '1' and #taken < limit do
 end
 
 if #ids > 0 then
+  redis.call('SET', installation, ARGV[15], 'NX')
   redis.call('SET', last_claim, token .. ' ' .. table.concat(ids, ' '), 'EX', 60)
 end
 return taken

@@ -11,7 +11,9 @@ from downloadd.model import TRANSITIONS, JobStatus
 from downloadd.ports import Clock, SystemClock
 from downloadd.state import codec
 from downloadd.state.client import Client, Script
+from downloadd.state.installation import Installation
 from downloadd.state.keys import Keys
+from downloadd.state.ledger import EXPIRED_TTL
 
 #: Jobs that are read with their files at once: such an answer may have megabytes.
 _WHOLE_AT_ONCE = 8
@@ -50,6 +52,8 @@ class Scripts:
         completed_ttl: float,
         failed_ttl: float,
         retry_window: float,
+        archive_ttl: float,
+        installation: Installation,
         durable: Client | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -60,11 +64,14 @@ class Scripts:
         self._lease = lease
         self._clock = clock or SystemClock()
         self._ttl: Mapping[JobStatus, int] = {
-            JobStatus.COMPLETED: whole_seconds(completed_ttl),
+            # A job outlives its archive, so that callers learn what became of it.
+            JobStatus.COMPLETED: whole_seconds(max(completed_ttl, archive_ttl + EXPIRED_TTL)),
             JobStatus.FAILED: whole_seconds(failed_ttl),
             JobStatus.CANCELLED: whole_seconds(failed_ttl),
         }
         self._retry_window = int(retry_window)
+        self._archive_ttl = archive_ttl
+        self._installation = installation
         # A list may forget what ended long ago; no job waits that long.
         self._listed = 2 * max(self._ttl.values())
         self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from downloadd.ports import Clock
 from downloadd.state.client import Client, open_client
 from downloadd.state.feed import Feed, open_feed
+from downloadd.state.installation import Installation
 from downloadd.state.jobs import RedisJobStore
 from downloadd.state.keys import Keys
+from downloadd.state.ledger import RedisLedger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +23,7 @@ class State:
     keys: Keys
     jobs: RedisJobStore
     feed: Feed
+    ledger: RedisLedger
 
     async def check(self) -> None:
         """Return when Redis takes a write: one that is full or a replica answers reads alone.
@@ -40,6 +43,7 @@ async def open_state(
     completed_ttl: float = 24 * 3600,
     failed_ttl: float = 7 * 24 * 3600,
     retry_window: float = 3600,
+    archive_ttl: float = 24 * 3600,
     wait_for_fsync: bool = False,
     timeout: float = 5.0,
     clock: Clock | None = None,
@@ -61,6 +65,7 @@ async def open_state(
                 open_client(url, timeout=timeout, durable=True),
             )
         feed = await stack.enter_async_context(open_feed(url, client, keys))
+        installation = Installation(client, keys)
         jobs = RedisJobStore(
             client,
             keys,
@@ -69,7 +74,10 @@ async def open_state(
             completed_ttl=completed_ttl,
             failed_ttl=failed_ttl,
             retry_window=retry_window,
+            archive_ttl=archive_ttl,
+            installation=installation,
             durable=durable,
             clock=clock,
         )
-        yield State(client=client, keys=keys, jobs=jobs, feed=feed)
+        ledger = RedisLedger(client, keys, installation)
+        yield State(client=client, keys=keys, jobs=jobs, feed=feed, ledger=ledger)

@@ -22,6 +22,7 @@ from downloadd.model import (
 from downloadd.ports import Claim, Lease
 from downloadd.state import codec
 from downloadd.state.client import Arg
+from downloadd.state.ledger import archive_expiry
 from downloadd.state.scripts import SOURCES, Scripts, script
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ class Work(Scripts):
         self, limit: int, *, queued: bool = True, suspects: bool = True
     ) -> Sequence[Claim]:
         keys = self._keys
+        installation = await self._installation.name()
         token = self._operation()
         args: list[Arg] = [
             limit,
@@ -57,12 +59,13 @@ class Work(Scripts):
             "1" if suspects else "",
             SUSPECT_DEATHS,
             POISON_DEATHS,
+            installation,
         ]
-        names = [keys.queue, keys.active, keys.last_claim(self._owner)]
+        names = [keys.queue, keys.active, keys.last_claim(self._owner), keys.installation]
         claims: list[Claim] = []
         for row in await self._client.run(_CLAIM, names, args):
             try:
-                claims.append(_claim(token, row))
+                claims.append(_claim(token, row, f"{installation}/"))
             except (ValueError, TypeError, LookupError):
                 log.exception("job.unreadable", jobId=row[0])
                 await self._fail_unreadable(Lease(job_id=row[0], token=token))
@@ -140,6 +143,7 @@ class Work(Scripts):
             keys.checkpoint(job_id),
             keys.headers(job_id),
             keys.active,
+            keys.archives,
         ]
         failed = end in (JobStatus.FAILED, JobStatus.CANCELLED)
         args: list[Arg] = [
@@ -155,6 +159,7 @@ class Work(Scripts):
             self._ttl[end] if end else 0,
             self._retry_window if end is JobStatus.FAILED else 0,
             keys.dedupe("%s") if failed else "",
+            *archive_expiry(job, self._archive_ttl),
             len(fields),
             *fields,
             *codec.encode_files(files),
@@ -179,7 +184,7 @@ class Work(Scripts):
         return int(await self._client.run(_DISOWN, [self._keys.active], args))
 
 
-def _claim(token: str, row: Sequence[Any]) -> Claim:
+def _claim(token: str, row: Sequence[Any], namespace: str) -> Claim:
     job_id, values, spec, headers, checkpoint, ended, deaths = row
     files = codec.decode_files(spec, ended, headers=headers)
     return Claim(
@@ -187,6 +192,7 @@ def _claim(token: str, row: Sequence[Any]) -> Claim:
         job=codec.decode_job(job_id, values, files),
         checkpoint=checkpoint,
         deaths=int(deaths),
+        namespace=namespace,
     )
 
 

@@ -32,7 +32,7 @@ from downloadd.pipeline import (
     RunServices,
     Spool,
 )
-from downloadd.ports import Deduplication, ObjectStore, SystemClock
+from downloadd.ports import Claim, Deduplication, ObjectStore, SystemClock
 from downloadd.state.setup import State, open_state
 from downloadd.telemetry.metrics import Metrics
 from tests.e2e.service import LocalStorage, Storage, s3_storage
@@ -115,8 +115,8 @@ class Rig:
                 max_job_bytes=GIB,
             )
 
-            def make_run(job: Job, checkpoint: str | None) -> JobRun:
-                return JobRun(services, job, checkpoint)
+            def make_run(claim: Claim) -> JobRun:
+                return JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
 
             pool = Pool(
                 store=state.jobs,

@@ -74,6 +74,7 @@ def service(world: World) -> JobService:
         queue_limit=5,
         dedupe_window=60.0,
         storage_there=world.storage_there,
+        archive_ttl=500.0,
     )
 
 
@@ -84,7 +85,9 @@ def job(**fields: Any) -> Job:
 
 def completed(expires_at: float) -> Job:
     link = Link(url="https://old.example", expires_at=expires_at)
-    return job(status=JobStatus.COMPLETED, archive=ARCHIVE, link=link, cursor="9-0")
+    return job(
+        status=JobStatus.COMPLETED, archive=ARCHIVE, link=link, cursor="9-0", completed_at=600.0
+    )
 
 
 async def test_somebody_elses_job_is_not_there() -> None:
@@ -141,6 +144,22 @@ async def test_no_archive_no_link(
     """Without an archive there is no link, and the sentence says why."""
     with pytest.raises(error, match=word):
         await service(World(job(**fields))).link("j", "ann")
+
+
+async def test_an_archive_whose_time_is_over() -> None:
+    """The job is expired for everybody who asks, although nobody has removed the archive yet."""
+    world = World(completed(5000.0).evolve(completed_at=500.0))
+    jobs = service(world)
+    with pytest.raises(JobExpired):
+        await jobs.link("j", "ann")
+    read = await jobs.get("j", "ann")
+    assert (read.status, read.link) == (JobStatus.EXPIRED, None)
+    (last,) = [event async for event in jobs.watch(read, "9-0")]
+    assert last.data["status"] == "expired"
+    assert "downloadUrl" not in last.data
+    assert not world.signed
+    world.job = completed(5000.0).evolve(completed_at=500.1)
+    assert (await jobs.link("j", "ann"))[2].url == "https://fresh.example"
 
 
 async def test_deduplication_keys() -> None:
