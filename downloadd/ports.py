@@ -144,22 +144,12 @@ class Stored(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoundUpload(Record):
-    """A multipart upload that was begun and neither completed nor dropped."""
+class Found(Record):
+    """An object, or an upload neither completed nor dropped, that a listing has come upon."""
 
     key: str
-    upload_id: str
-    #: When, in seconds since the epoch; None where the storage does not say.
-    begun: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FoundObject(Record):
-    """An object that a listing has come upon."""
-
-    key: str
-    #: When it was stored, in seconds since the epoch; None where the storage does not say.
-    modified: float | None = None
+    #: Of an upload.
+    upload_id: str = ""
 
 
 class PartBody(Protocol):
@@ -233,18 +223,22 @@ class ObjectStore(Protocol):
         """Remove an object. One that is gone already is no error."""
         ...
 
-    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+    async def belongs_to(self, namespace: str) -> bool:
+        """Whether what lies here under no prefix is this installation's; nobody's becomes its."""
+        ...
+
+    def find_uploads(self, prefix: str) -> AsyncIterator[Found]:
         """Yield the unfinished uploads of keys that begin with ``prefix``, page by page.
 
         What begins or ends meanwhile may be among them or not; one may come twice.
         """
         ...
 
-    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+    def find_objects(self, prefix: str) -> AsyncIterator[Found]:
         """Yield the objects whose keys begin with ``prefix``, page by page.
 
-        What comes or goes meanwhile may be among them or not. A key may be
-        given whose object is gone, where ``delete`` has something left to remove.
+        As uploads. A key may be given whose object is gone, where ``delete``
+        has something left to remove.
         """
         ...
 

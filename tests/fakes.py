@@ -13,7 +13,7 @@ from isal import isal_zlib
 
 from downloadd.errors import DownloaddError, StorageCorrupt, UploadMissing
 from downloadd.model import Archive, Link, Source
-from downloadd.ports import FoundObject, FoundUpload, ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored
 
 
 class FakeClock:
@@ -148,15 +148,18 @@ class MemoryStore:
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)
 
-    async def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+    async def belongs_to(self, namespace: str) -> bool:
+        return True
+
+    async def find_uploads(self, prefix: str) -> AsyncIterator[Found]:
         for upload_id in list(self.uploads):
             if (key := self.upload_keys[upload_id]).startswith(prefix):
-                yield FoundUpload(key=key, upload_id=upload_id)
+                yield Found(key=key, upload_id=upload_id)
 
-    async def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+    async def find_objects(self, prefix: str) -> AsyncIterator[Found]:
         for key in list(self.objects):
             if key.startswith(prefix):
-                yield FoundObject(key=key)
+                yield Found(key=key)
 
     async def sign(self, archive: Archive) -> Link:
         return Link(url=f"memory:///{archive.key}", expires_at=2e9)

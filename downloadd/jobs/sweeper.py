@@ -23,7 +23,7 @@ import structlog
 
 from downloadd.errors import DownloaddError, StateError
 from downloadd.model import Deposit, Standing
-from downloadd.ports import Clock, FoundObject, FoundUpload, ObjectStore
+from downloadd.ports import Clock, Found, ObjectStore
 from downloadd.tasks import stopped
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,6 @@ _ARCHIVE = re.compile(rf"({_JOB_ID})(?:-[0-9]+)?\.zip")
 _FOLDER = re.compile(_JOB_ID)
 
 T = TypeVar("T")
-Found = TypeVar("Found", FoundUpload, FoundObject)
 
 
 class Ledger(Protocol):
@@ -178,7 +177,7 @@ class Sweeper:
             namespace = await self._ledger.namespace()
         except StateError:
             return False  # others say loudly that it is away
-        for step in (self._sweep_uploads, self._sweep_objects, self._sweep_folders, self._prune):
+        for step in (self._sweep_storage, self._sweep_folders, self._prune):
             try:
                 await step(namespace, tally)
             except DownloaddError as exc:
@@ -189,16 +188,25 @@ class Sweeper:
         tally.report()
         return True
 
-    async def _sweep_uploads(self, namespace: str, tally: Tally) -> None:
-        prefix = self._prefix(namespace)
+    async def _sweep_storage(self, namespace: str, tally: Tally) -> None:
+        if self._objects.shared:
+            prefix = namespace
+        elif await self._objects.belongs_to(namespace):
+            prefix = ""
+        else:
+            log.warning("sweep.not_ours", hint="The folder of archives is another installation's.")
+            return
+        await self._sweep_uploads(namespace, prefix, tally)
+        await self._sweep_objects(namespace, prefix, tally)
+
+    async def _sweep_uploads(self, namespace: str, prefix: str, tally: Tally) -> None:
         async for page in _pages(self._objects.find_uploads(prefix), prefix):
             orphans = await self._left(namespace, page, {Standing.KEPT, Standing.ORPHAN})
             await tally.each(
                 "uploads", orphans, lambda it: self._objects.abort(it.key, it.upload_id)
             )
 
-    async def _sweep_objects(self, namespace: str, tally: Tally) -> None:
-        prefix = self._prefix(namespace)
+    async def _sweep_objects(self, namespace: str, prefix: str, tally: Tally) -> None:
         async for page in _pages(self._objects.find_objects(prefix), prefix):
             orphans = await self._left(namespace, page, {Standing.ORPHAN})
             await tally.each("objects", orphans, lambda it: self._objects.delete(it.key))
@@ -212,9 +220,6 @@ class Sweeper:
 
     async def _prune(self, namespace: str, tally: Tally) -> None:
         tally.removed["entries"] += await self._ledger.prune()
-
-    def _prefix(self, namespace: str) -> str:
-        return namespace if self._objects.shared else ""
 
     async def _left(
         self, namespace: str, page: Sequence[tuple[T, Deposit]], which: Collection[Standing]

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from downloadd.errors import ObjectMissing, StorageCorrupt, StorageRefused, UploadMissing
 from downloadd.model import Record
-from downloadd.ports import FoundObject, FoundUpload, Part, Stored
+from downloadd.ports import Found, Part, Stored
 
 #: Seconds after which an unfinished ``put`` or ``begin`` is nobody's any more.
 _STALE = 24 * 3600
@@ -176,16 +176,25 @@ class Folder:
                 if folder == top or not _remove_empty(folder):
                     break
 
-    def find_objects(self, prefix: str) -> Iterator[FoundObject]:
+    def find_objects(self, prefix: str) -> Iterator[Found]:
         """Find objects, and notes on such as never came or are gone."""
-        for path, found in _files(self.root):
+        for path in _files(self.root):
             key = path.relative_to(self.root).as_posix()
             if key.startswith(prefix):
-                yield FoundObject(key=key, modified=found.st_mtime)
-        for path, found in _files(self._meta):
+                yield Found(key=key)
+        for path in _files(self._meta):
             key = path.relative_to(self._meta).as_posix().removesuffix(".json")
             if key.startswith(prefix) and not self.root.joinpath(key).exists():
-                yield FoundObject(key=key, modified=found.st_mtime)
+                yield Found(key=key)
+
+    def belongs_to(self, namespace: str) -> bool:
+        """Whether this installation is the folder's owner, which it becomes where there is none."""
+        try:
+            with (self.root / ".owner").open("x", encoding="utf-8") as file:
+                file.write(namespace)
+        except FileExistsError:
+            return (self.root / ".owner").read_text(encoding="utf-8") == namespace
+        return True
 
     # --- uploads ---
 
@@ -218,17 +227,16 @@ class Folder:
         placed = _journal(self.upload_path(upload_id) / "parts")
         return [placed_part(number, placed[number]) for number in sorted(placed)]
 
-    def find_uploads(self, prefix: str) -> Iterator[FoundUpload]:
+    def find_uploads(self, prefix: str) -> Iterator[Found]:
         for path in self.uploads.iterdir():
             if not _UPLOAD_ID.fullmatch(path.name):
                 continue
             try:
                 document = json.loads((path / "upload.json").read_bytes())
-                begun = (path / "upload.json").stat().st_mtime
             except (FileNotFoundError, NotADirectoryError, ValueError):
                 continue  # it is just being begun or dropped
             if document["key"].startswith(prefix):
-                yield FoundUpload(key=document["key"], upload_id=path.name, begun=begun)
+                yield Found(key=document["key"], upload_id=path.name)
 
     def _check_upload(self, key: str, upload_id: str) -> None:
         path = self.upload_path(upload_id)
@@ -276,7 +284,7 @@ def stored(found: os.stat_result) -> Stored:
     return Stored(size=found.st_size, etag=f"{found.st_mtime_ns:x}-{found.st_size:x}")
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(folder: Path) -> Iterator[Path]:
     """The regular files below a folder, what is hidden left out."""
     try:
         entries = list(os.scandir(folder))
@@ -288,8 +296,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(folder / entry.name)
         elif entry.is_file(follow_symlinks=False):
-            with contextlib.suppress(FileNotFoundError):
-                yield folder / entry.name, entry.stat(follow_symlinks=False)
+            yield folder / entry.name
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any
 
 from downloadd.objects.faults import translated
-from downloadd.ports import FoundObject, FoundUpload
+from downloadd.ports import Found
 
 
-async def find_objects(client: Any, bucket: str, prefix: str) -> AsyncIterator[FoundObject]:
+async def find_objects(client: Any, bucket: str, prefix: str) -> AsyncIterator[Found]:
     """``ObjectStore.find_objects`` over ListObjectsV2."""
     async for page in _pages(client, "ListObjectsV2", "list_objects_v2", bucket, prefix):
         for found in page.get("Contents", ()):
-            yield FoundObject(key=found["Key"], modified=_seconds(found.get("LastModified")))
+            yield Found(key=found["Key"])
 
 
-async def find_uploads(client: Any, bucket: str, prefix: str) -> AsyncIterator[FoundUpload]:
+async def find_uploads(client: Any, bucket: str, prefix: str) -> AsyncIterator[Found]:
     """``ObjectStore.find_uploads`` over ListMultipartUploads.
 
     Asked for a prefix, MinIO lists the uploads of the one key that equals it
@@ -34,16 +33,11 @@ async def find_uploads(client: Any, bucket: str, prefix: str) -> AsyncIterator[F
                 yield upload
 
 
-async def _uploads(client: Any, bucket: str, prefix: str) -> AsyncIterator[FoundUpload]:
+async def _uploads(client: Any, bucket: str, prefix: str) -> AsyncIterator[Found]:
     pages = _pages(client, "ListMultipartUploads", "list_multipart_uploads", bucket, prefix)
     async for page in pages:
         for found in page.get("Uploads", ()):
-            yield FoundUpload(
-                key=found["Key"],
-                upload_id=found["UploadId"],
-                # SeaweedFS does not say (seaweedfs/seaweedfs #11301).
-                begun=_seconds(found.get("Initiated")),
-            )
+            yield Found(key=found["Key"], upload_id=found["UploadId"])
 
 
 async def _pages(
@@ -57,7 +51,3 @@ async def _pages(
         if page is None:
             return
         yield page
-
-
-def _seconds(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()

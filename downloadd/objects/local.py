@@ -26,7 +26,7 @@ from downloadd.objects.files import Folder
 from downloadd.objects.headers import attachment
 from downloadd.objects.links import LinkSigner
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
-from downloadd.ports import FoundObject, FoundUpload, ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored
 from downloadd.tasks import Args, R, in_thread
 
 #: Only archives are stored here.
@@ -163,10 +163,13 @@ class LocalStore:
     async def delete(self, key: str) -> None:
         await self._run(self._folder.delete, key)
 
-    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+    async def belongs_to(self, namespace: str) -> bool:
+        return await self._run(self._folder.belongs_to, namespace)
+
+    def find_uploads(self, prefix: str) -> AsyncIterator[Found]:
         return self._listed(self._folder.find_uploads(prefix))
 
-    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+    def find_objects(self, prefix: str) -> AsyncIterator[Found]:
         return self._listed(self._folder.find_objects(prefix))
 
     async def _listed(self, found: Iterator[T]) -> AsyncIterator[T]:

@@ -46,7 +46,7 @@ from downloadd.objects.integrity import (
     md5_of,
 )
 from downloadd.objects.transfer import DataPath, Reply, backoff
-from downloadd.ports import FoundObject, FoundUpload, ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored
 
 #: "Multipart upload limits", Amazon S3 User Guide.
 MIN_PART_SIZE = 5 * 1024 * 1024
@@ -254,10 +254,13 @@ class S3Store:
         with contextlib.suppress(ObjectMissing), translated("DeleteObject"):
             await self._client.delete_object(Bucket=self._bucket, Key=key)
 
-    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+    async def belongs_to(self, namespace: str) -> bool:
+        return False  # a bucket may be anybody's; ours is under the prefix
+
+    def find_uploads(self, prefix: str) -> AsyncIterator[Found]:
         return listing.find_uploads(self._client, self._bucket, prefix)
 
-    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+    def find_objects(self, prefix: str) -> AsyncIterator[Found]:
         return listing.find_objects(self._client, self._bucket, prefix)
 
     async def sign(self, archive: Archive) -> Link:

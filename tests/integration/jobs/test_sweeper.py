@@ -98,6 +98,7 @@ def sweeper_of(rig: Rig, worker: Worker, clock: SystemClock) -> Sweeper:
 @pytest.fixture
 async def site(rig: Rig) -> AsyncIterator[Site]:
     """A process that works on nothing."""
+    rig.retry_window = 3600
     async with rig.pool() as worker:
         await worker.pool.drain(0)
         yield Site(rig, worker)
@@ -186,6 +187,19 @@ async def test_what_is_not_ours_stays(site: Site) -> None:
     assert (site.worker.folder / str(absent)).exists()
 
 
+async def test_a_folder_of_another_installation(site: Site) -> None:
+    """Who shares a folder of archives, but not the Redis that knows of them, removes nothing."""
+    if site.objects.shared:
+        return
+    ours = await site.put(f"{uuid.uuid4()}.zip")
+    await site.state.client.execute("SET", site.state.keys.installation, "another")
+    assert await site.sweeper.sweep()
+    assert await site.keys() == {ours}, "the folder has been nobody's"
+    (site.worker.folder.parent / "archives" / ".owner").write_text("a third/")
+    assert await site.sweeper.sweep()
+    assert await site.keys() == {ours}
+
+
 async def test_temporary_folders(site: Site) -> None:
     """Those of jobs that can still be gone on with stay, with what is in them."""
     jobs = await fates(site)
@@ -196,7 +210,7 @@ async def test_temporary_folders(site: Site) -> None:
         await site.worker.spool.keep(claim.job.id)
     assert await site.sweeper.sweep()
     left = {path.name for path in site.worker.folder.iterdir()}
-    assert left == {jobs[name].job.id for name in ALIVE}
+    assert left == {jobs[name].job.id for name in (*ALIVE, "given up")}
     assert all((site.worker.folder / name / "0").exists() for name in left)
 
 

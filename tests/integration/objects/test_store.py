@@ -320,7 +320,6 @@ async def test_listing_objects(store: Store) -> None:
     await store.begin("aa/4.zip", META)
     found = [it async for it in store.find_objects("aa/")]
     assert {it.key for it in found} == keys
-    assert all(it.modified and abs(it.modified - time.time()) < 60 for it in found)
     assert [it async for it in store.find_objects("none/")] == []
     assert len([it async for it in store.find_objects("")]) == 5
 

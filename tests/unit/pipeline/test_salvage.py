@@ -368,7 +368,7 @@ async def test_what_is_kept_goes_when_the_disk_is_needed(make_bench: MakeBench) 
     assert unzipped(bench, done) == big.files
     assert bench.spool.kept_jobs() == [job.id for job in jobs[1:]]
     for job in jobs[1:]:
-        await bench.spool.clear(job.id)
+        await bench.spool.clear_kept(job.id)
     assert bench.clean()
 
 
