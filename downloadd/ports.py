@@ -145,10 +145,9 @@ class Stored(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found(Record):
-    """An object, or an upload neither completed nor dropped, that a listing has come upon."""
+    """An object, or (by its id) an unfinished upload, that a listing has come upon."""
 
     key: str
-    #: Of an upload.
     upload_id: str = ""
 
 
@@ -269,8 +268,7 @@ class Claim(Record):
 
     lease: Lease
     job: Job
-    #: What begins the keys of this installation's archives where a storage is
-    #: shared with others; ends with a slash.
+    #: Begins this installation's keys where a storage is shared; ends with a slash.
     namespace: str = ""
     #: What the last worker wrote with ``save``; None on a first run.
     checkpoint: str | None = None
@@ -377,7 +375,7 @@ class JobStore(Protocol):
         ...
 
     async def disown(self, owners: Sequence[str]) -> int:
-        """Let the leases of processes that are dead lapse now; return how many there were."""
+        """Let the leases of dead processes lapse now; return how many there were."""
         ...
 
     async def cancel(self, job_id: str, now: float) -> tuple[Job, str | None]:

@@ -275,8 +275,12 @@ class Folder:
         return found
 
     def abort(self, upload_id: str) -> None:
-        if _UPLOAD_ID.fullmatch(upload_id) and (path := self.uploads / upload_id).exists():
-            shutil.rmtree(path)
+        path = self.uploads / upload_id
+        # Two may do so at once, a job's worker and whoever cancels it: what the
+        # other has removed is no failure, but whatever is left after that is.
+        while _UPLOAD_ID.fullmatch(upload_id) and path.exists():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
 
 
 def stored(found: os.stat_result) -> Stored:

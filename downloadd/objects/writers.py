@@ -110,7 +110,7 @@ class PartWriter:
         placed = Placed(offset=self._start, size=self._end - self._start, crc32=crc32)
         try:
             _append_line(self._place / "parts", [self._number, placed.offset, placed.size, crc32])
-        except FileNotFoundError as exc:  # it was dropped, or completed, meanwhile
+        except FileNotFoundError as exc:  # removed while the part was written
             raise no_upload() from exc
         return placed_part(self._number, placed)
 

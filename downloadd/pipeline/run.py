@@ -79,16 +79,13 @@ class JobRun:
         self._told = self._clock.monotonic()
 
     def _new_upload(self, key: str) -> Upload:
-        meta = ObjectMeta(
-            file_name=self._file_name,
-            metadata={"job-id": self._job.id, "files": str(self._job.total_files)},
-        )
+        metadata = {"job-id": self._job.id, "files": str(self._job.total_files)}
         return Upload(
             self._services.objects,
             self._spool,
             self._services.fetch.metrics,
             key=key,
-            meta=meta,
+            meta=ObjectMeta(file_name=self._file_name, metadata=metadata),
             layout=self._packing.layout,
             payloads=self._packing.payloads,
         )
@@ -112,8 +109,7 @@ class JobRun:
     async def steps(self) -> AsyncGenerator[Step, None]:
         """Work until the archive is stored and signed: the last step's job says where.
 
-        Raises ``FileFailed``, ``AllFilesFailed``, ``JobTooLarge``,
-        ``SpoolError`` and ``StorageError``.
+        Raises ``JobError``, ``SpoolError`` and ``StorageError``.
         """
         try:
             if self._checkpoint is not None:

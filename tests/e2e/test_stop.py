@@ -92,7 +92,7 @@ async def test_a_stop_at_once_loses_nothing(
 async def test_a_kill_loses_nothing(
     service: Callable[..., Service], storage: Storage, origin: Origin, folder: Path
 ) -> None:
-    """After kill -9 the job goes on when its lease has lapsed, from what was written down."""
+    """After kill -9 the next start goes on with the job from what was written down."""
     files = half_way(origin)
     async with service(jobs_lease=2) as server:
         job_id = await begun(server, storage, files)
@@ -100,7 +100,7 @@ async def test_a_kill_loses_nothing(
         left = server.spool()
         assert left, "nobody tidied up"
         await server.start()
-        assert not left.keys() & server.spool().keys(), "the next start tidies up"
+        assert not left.keys() & server.spool().keys(), "the next start takes it up"
         await assert_gone_on(server, origin, job_id, files, folder)
     assert await storage.parts() == {}
     assert await storage.objects() == [f"{job_id}.zip"]

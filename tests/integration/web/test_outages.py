@@ -14,7 +14,7 @@ import pytest
 from downloadd.app import POOL, STORAGE_PROBE
 from tests.e2e.service import eventually
 from tests.gateway import Gateway, run_gateway
-from tests.integration.web.conftest import Server, Start
+from tests.integration.web.conftest import Server, Start, read_events
 from tests.origin import Origin
 from tests.valkey import Valkey, valkey_server
 
@@ -68,6 +68,24 @@ async def test_a_redis_that_takes_no_writes(
         await asyncio.sleep(1.1)
         assert await checks(server) == {"storage": "ok", "redis": "ok"}
         assert (await refusal(server, origin))[0] == 200
+
+
+async def test_a_redis_that_forgets(start: Start, own_valkey: Valkey, origin: Origin) -> None:
+    """Whoever follows a job hears that it is lost; whoever comes then, that there is none."""
+    async with start(state__redis_url=own_valkey.url) as server:
+        urls = [origin.url(size=60 << 20, rate=1 << 20)]
+        job = await server.initiate({"source_urls": urls})
+        path = f"/v1/download/subscribe/{job['jobId']}"
+        told = []
+        async with asyncio.timeout(20), server.client.get(path) as response:
+            async for event in read_events(response):
+                told.append(event)
+                if event.data.get("bytesFetched") and len(told) > 1:
+                    own_valkey.call("FLUSHALL")
+        assert (told[-1].type, told[-1].data["errorCode"]) == ("failed", "state_lost")
+        assert told[-1].data["status"] == "failed"
+        async with server.client.get(path) as response:
+            assert response.status == 404
 
 
 async def test_a_storage_that_is_away(start: Start, origin: Origin, tmp_path: Path) -> None:
