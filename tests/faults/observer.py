@@ -44,6 +44,10 @@ class Observer:
         status, stage = self._redis.hmget(f"{self._prefix}job:{job_id}", "status", "stage")
         return str(stage or status)
 
+    def attempts(self, job_id: str) -> int:
+        """How often a job was claimed."""
+        return int(self._redis.hget(f"{self._prefix}job:{job_id}", "attempts") or 0)
+
     def active(self) -> list[str]:
         """Jobs that somebody works on, or did until he died."""
         return list(self._redis.zrange(f"{self._prefix}active", 0, -1))

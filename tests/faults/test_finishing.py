@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.archives import MIB, Wanted, digests, want
+from tests.e2e.archives import MIB, Wanted, digests
 from tests.e2e.service import LocalStorage, S3Storage, Service, eventually, s3_storage
 from tests.faults.leftovers import assert_nothing_left
 from tests.faults.observer import Observer

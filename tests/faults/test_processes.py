@@ -93,7 +93,9 @@ def orders(chance: random.Random) -> Iterator[Order]:
 class Trial:
     """Jobs are fed and watched while processes are killed."""
 
-    def __init__(self, fleet: Fleet, observer: Observer, origin: str, chance: random.Random) -> None:
+    def __init__(
+        self, fleet: Fleet, observer: Observer, origin: str, chance: random.Random
+    ) -> None:
         self.orders: dict[str, Order] = {}
         self.watchers: list[Watcher] = []
         self.kills = 0

@@ -16,6 +16,8 @@ from typing import Self
 
 #: What the trap looks for is at most so long.
 _WINDOW = 4096
+#: Valkey's answer to a request that it did not carry out.
+_UNKNOWN_SCRIPT = b"-NOSCRIPT"
 
 
 class When(Enum):
@@ -50,9 +52,10 @@ class TrapProxy:
 
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # one may just have been accepted
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,8 +68,8 @@ class TrapProxy:
         except asyncio.CancelledError:
             pass  # the proxy ends
         finally:
+            await _closed(writer)
             self._tasks.discard(task)
-            writer.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, to_behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
@@ -79,7 +82,13 @@ class TrapProxy:
             forth.cancel()
             back.cancel()
             await asyncio.gather(forth, back, return_exceptions=True)
-            to_behind.close()
+            await _closed(to_behind)
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 class _Connection:
@@ -104,7 +113,10 @@ class _Connection:
     async def back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
             if self._caught is not None:
-                await self._caught.spring()
-                return
+                if not data.startswith(_UNKNOWN_SCRIPT):
+                    await self._caught.spring()
+                    return
+                # The same comes again, with the script.
+                self._caught.sprung, self._caught = False, None
             writer.write(data)
             await writer.drain()
