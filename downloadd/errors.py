@@ -11,7 +11,8 @@
     │   ├── JobExpired           the archive was there and is gone
     │   ├── IdempotencyConflict  the key was used with another body
     │   ├── LinkInvalid          a signed link is forged or past its time
-    │   └── QueueFull            (transient)
+    │   ├── QueueFull            (transient)
+    │   └── ServerStopping       (transient) this process takes no more jobs
     ├── FileError                one file cannot be had; others may
     │   ├── SourceError
     │   │   ├── AddressBlocked       the address may not be dialled
@@ -126,6 +127,13 @@ class LinkInvalid(RequestError):
 
 class QueueFull(RequestError):
     code = "queue_full"
+    transient = True
+
+
+class ServerStopping(RequestError):
+    """The process is going away; another one, or the next, takes the job."""
+
+    code = "server_stopping"
     transient = True
 
 

@@ -34,6 +34,9 @@
     headerbomb=N            a header of N bytes
     slow_head=S             S seconds between the bytes of the head
 
+Whatever follows the size in the path tells files of the same bytes apart.
+``/counts/{text}``: requests and body bytes of each path that ends so, as JSON.
+
 Run it by itself with ``python -m tests.origin [--port N]``: it prints its URL.
 """
 
@@ -45,6 +48,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import json
 import signal
 import socket
 import ssl
@@ -174,6 +178,8 @@ class Origin:
         if "garbage" in query:
             writer.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             raise _Close
+        if request.path.startswith("/counts/"):
+            return await self._counts(request.path.removeprefix("/counts/"), writer)
         if not request.path.startswith("/file/"):
             return await self._plain(writer, 404)
         if "status" in query:
@@ -182,6 +188,14 @@ class Origin:
         if "to" in query or request.number("redirect"):
             return await self._redirect(request, writer)
         return await self._file(request, writer)
+
+    async def _counts(self, ending: str, writer: asyncio.StreamWriter) -> None:
+        paths = [path for path in self.hits if path.endswith(ending) and path.startswith("/file/")]
+        body = json.dumps({path: [self.hits[path], self.sent[path]] for path in paths}).encode()
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        await _head(writer, 200, headers)
+        writer.write(body)
+        await writer.drain()
 
     async def _plain(
         self, writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str] | None = None

@@ -62,6 +62,10 @@ class Storage(Protocol):
         """The uploads that are open, each with the numbers of its stored parts."""
         ...
 
+    async def remove(self, key: str) -> None:
+        """Remove an object."""
+        ...
+
 
 class LocalStorage:
     def __init__(self, data_dir: Path) -> None:
@@ -77,6 +81,10 @@ class LocalStorage:
     async def parts(self) -> dict[str, list[int]]:
         uploads = self._root / ".uploads"
         return {path.name: _journalled(path / "parts") for path in uploads.glob("*")}
+
+    async def remove(self, key: str) -> None:
+        for path in (self._root / key, self._root / ".meta" / f"{key}.json"):
+            path.unlink(missing_ok=True)
 
 
 def _journalled(path: Path) -> list[int]:
@@ -113,6 +121,9 @@ class S3Storage:
             )
             found[upload["UploadId"]] = [part["PartNumber"] for part in listed.get("Parts", ())]
         return found
+
+    async def remove(self, key: str) -> None:
+        await self._client.delete_object(Bucket=self._bucket, Key=key)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from downloadd.errors import ValidationError
+from downloadd.errors import ServerStopping, ValidationError
 from downloadd.jobs.service import JobRequest
 from downloadd.telemetry.tracing import trace_id
 from downloadd.web import keys
@@ -19,7 +19,9 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
 async def initiate(request: web.Request) -> web.Response:
-    """``POST /v1/download/initiate``."""
+    """``POST /v1/download/initiate``; 503 while the process is being stopped."""
+    if request.app[keys.LIFECYCLE].draining:
+        raise ServerStopping("This server is being stopped and takes no more jobs. Try again.")
     body = await json_object(request)
     wanted = request.app[keys.INITIATE].read(body)
     job, created = await request.app[keys.SERVICE].make(

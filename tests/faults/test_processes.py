@@ -1,0 +1,226 @@
+"""Several processes on one Valkey and one bucket, some of them killed all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.content import sha256
+from tests.e2e.archives import MIB, digests
+from tests.e2e.service import S3Storage, Service, eventually, origin_process, s3_storage
+from tests.faults.fleet import Fleet, Watcher, initiate
+from tests.faults.observer import Observer
+from tests.gateway import Gateway
+from tests.origin import Origin
+from tests.valkey import Valkey, valkey_server
+
+JOBS = 300
+WATCHERS = 30
+#: Seconds over which jobs come, and between two kills.
+FEEDING = 20.0
+PAUSE = (3.0, 5.0)
+#: A job that takes longer than the time between a takeover and the next kill
+#: could kill three processes, and be taken for what it is not.
+LEASE = 3
+
+
+@pytest.fixture
+def valkey() -> Iterator[Valkey]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def bucket(gateway: Gateway) -> AsyncIterator[S3Storage]:
+    async with s3_storage(gateway, f"fleet-{secrets.token_hex(8)}") as storage:
+        yield storage
+
+
+@pytest.fixture
+def distant_origin() -> Iterator[str]:
+    with origin_process() as url:
+        yield url
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A job that is asked for."""
+
+    key: str
+    #: Seed and size of each file.
+    files: list[tuple[int, int]]
+    #: How each is served.
+    queries: list[str] = field(default_factory=list)
+
+    def body(self, origin: str) -> dict[str, Any]:
+        return {
+            "files": [
+                {"url": f"{origin}/file/{seed}/{size}/{self.key}?{query}", "name": str(number)}
+                for number, ((seed, size), query) in enumerate(
+                    zip(self.files, self.queries, strict=True)
+                )
+            ]
+        }
+
+    def digests(self) -> dict[str, str]:
+        return {str(number): sha256(*file) for number, file in enumerate(self.files)}
+
+
+def orders(chance: random.Random) -> Iterator[Order]:
+    """One to six files: most small, each fifth job with a slow one, each twentieth large."""
+    sizes = [chance.randrange(1, 200_000) for _ in range(40)]
+    for number in range(JOBS):
+        count = chance.randint(1, 6)
+        files = [(chance.randrange(1, 5), chance.choice(sizes)) for _ in range(count)]
+        queries = [f"n={n}&delay={chance.random() / 4:.2f}" for n in range(count)]
+        if number % 20 == 0:
+            files = [(seed, 7 * MIB) for seed in (1, 2, 3)]
+            queries = ["delay=0.1"] * 3
+        elif number % 5 == 0:
+            files[0], queries[0] = (5, 300_000), "rate=300000"
+        yield Order(key=f"order-{number}", files=files, queries=queries)
+
+
+class Trial:
+    """Jobs are fed and watched while processes are killed."""
+
+    def __init__(
+        self, fleet: Fleet, observer: Observer, origin: str, chance: random.Random
+    ) -> None:
+        self.orders: dict[str, Order] = {}
+        self.watchers: list[Watcher] = []
+        self.kills = 0
+        self._fleet = fleet
+        self._observer = observer
+        self._origin = origin
+        self._chance = chance
+        self._watching: list[asyncio.Task[None]] = []
+
+    async def feed(self) -> None:
+        for order in orders(self._chance):
+            body = order.body(self._origin)
+            job_id = await initiate(self._fleet, self._chance.choice, order.key, body)
+            self.orders[job_id] = order
+            if len(self.orders) % (JOBS // WATCHERS) == 0:
+                watcher = Watcher(job_id, self._fleet, self._chance.choice)
+                self.watchers.append(watcher)
+                self._watching.append(asyncio.create_task(watcher.watch()))
+            await asyncio.sleep(FEEDING / JOBS)
+
+    async def kill_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._chance.uniform(*PAUSE))
+            await self._fleet.kill(self._chance.choice(self._fleet.living))
+            self.kills += 1
+            await self._fleet.start()
+
+    async def run(self) -> None:
+        """Until every job has ended and every watcher knows it."""
+        killer = asyncio.create_task(self.kill_for_ever())
+        try:
+            async with asyncio.timeout(150):
+                await self.feed()
+                await eventually(self._over, seconds=120, what="every job has ended")
+                await asyncio.gather(*self._watching)
+        finally:
+            for task in (killer, *self._watching):
+                task.cancel()
+            ended = await asyncio.gather(killer, *self._watching, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    def _over(self) -> bool:
+        return not self._observer.queued() and not self._observer.active()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("processes", [2, 3])
+async def test_jobs_outlive_processes(
+    folder: Path, valkey: Valkey, bucket: S3Storage, distant_origin: str, processes: int
+) -> None:
+    """Three hundred jobs complete exactly once, and whoever watches sees every event once."""
+    seed = int(os.environ.get("FAULTS_SEED") or secrets.randbits(32))
+    print(f"\nFAULTS_SEED={seed}")
+    settings = {"jobs_lease": LEASE, "fetch_per_host": 32}
+    with Observer(valkey.url) as observer:
+        async with Fleet(folder, valkey, bucket, **settings) as fleet:
+            for _ in range(processes):
+                await fleet.start()
+            trial = Trial(fleet, observer, distant_origin, random.Random(seed))
+            await trial.run()
+            assert observer.jobs() == set(trial.orders)
+            attempts = await assert_right(trial, fleet.living[0], observer, folder)
+            for watcher in trial.watchers:
+                watcher.assert_saw([event_id for event_id, _ in observer.events(watcher.job_id)])
+            for server in fleet.living:
+                await eventually(lambda it=server: it.spool() == {}, what="no temporary file")
+            # What the dead could tell nobody of goes when the storage is looked through.
+            await fleet.start()
+            await eventually(lambda: _one_object_each(bucket, trial), what="one archive a job")
+            assert await bucket.parts() == {}
+    reconnected = sum(watcher.connections - 1 for watcher in trial.watchers)
+    print(
+        f"{processes} processes, {trial.kills} kills; claims a job: {dict(attempts)}; "
+        f"{reconnected} reconnections of {len(trial.watchers)} watchers"
+    )
+    assert trial.kills >= 4
+    assert sum(count for tries, count in attempts.items() if tries > 1) > 0, "nothing was killed"
+
+
+async def assert_right(
+    trial: Trial, server: Service, observer: Observer, folder: Path
+) -> Counter[int]:
+    """Every job is completed, once, and its archive holds what was asked for; claims counted."""
+    attempts: Counter[int] = Counter()
+    for job_id, order in trial.orders.items():
+        job = await server.status(job_id, files=False)
+        assert job["status"] == "completed", job
+        assert observer.ends(job_id) == ["complete"]
+        attempts[job["attempts"]] += 1
+        path = await server.archive(job, folder)
+        assert await asyncio.to_thread(digests, path) == order.digests()
+        path.unlink()
+    return attempts
+
+
+async def _one_object_each(bucket: S3Storage, trial: Trial) -> bool:
+    found = await bucket.objects()
+    return len(found) == JOBS and all(
+        sum(job_id in key for key in found) == 1 for job_id in trial.orders
+    )
+
+
+async def test_cancel_from_another_process(
+    folder: Path, valkey: Valkey, bucket: S3Storage, origin: Origin
+) -> None:
+    """A server that does not work on the job cancels it: the one that does stops at once."""
+    urls = [origin.url(seed, 10 * MIB, hangup=1) for seed in (1, 2)]
+    urls.append(origin.url(3, 10 * MIB, stall_after=MIB))
+    with Observer(valkey.url) as observer:
+        async with Fleet(folder, valkey, bucket) as fleet:
+            worker = await fleet.start()
+            job_id = await worker.initiate({"source_urls": urls})
+            await eventually(bucket.parts, what="the upload has begun")
+            other = await fleet.start()
+            assert await other.cancel(job_id) == 200
+            await eventually(lambda: origin.open_connections == 0, seconds=5)
+            await eventually(lambda: worker.spool() == {}, seconds=5)
+            await eventually(lambda: _empty(bucket), seconds=5, what="the upload is gone")
+            assert (await worker.status(job_id))["status"] == "cancelled"
+            assert observer.ends(job_id) == ["cancelled"]
+            assert observer.active() == []
+
+
+async def _empty(bucket: S3Storage) -> bool:
+    return not await bucket.parts() and not await bucket.objects()
