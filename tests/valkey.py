@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -74,8 +75,22 @@ class Valkey:
             self._process.kill()
             self._process.wait(10)
 
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def forget(self) -> None:
+        """Remove all that it has on disk; it must not be running."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
     def stop(self) -> None:
         if self._process is not None:
+            self.resume()
             self._process.terminate()
             try:
                 self._process.wait(10)
