@@ -251,6 +251,12 @@ class Service:
         with self.valkey() as valkey:
             return [event for event, _ in valkey.xrange(f"{{downloadd}}:job:{job_id}:events")]
 
+    def events_of(self, job_id: str) -> list[tuple[str, str]]:
+        """Id and type of all events of a job, as Valkey has them."""
+        with self.valkey() as valkey:
+            entries = valkey.xrange(f"{{downloadd}}:job:{job_id}:events")
+        return [(event, fields["t"]) for event, fields in entries]
+
     # --- the client ---
 
     async def initiate(self, body: Mapping[str, Any]) -> str:

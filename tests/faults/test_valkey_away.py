@@ -15,7 +15,6 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
@@ -172,7 +171,7 @@ async def assert_back(server: Service, job_id: str, waiting: Wanted) -> None:
 
 
 async def test_ten_seconds_of_silence(folder: Path, valkey: Valkey, origin: Origin) -> None:
-    """A Valkey that is held up keeps connections open and says nothing: 503, and then it goes on."""
+    """A Valkey that is held up keeps connections and says nothing: 503, and then all goes on."""
     files = steady(origin, 4, seconds=12)
     async with serving(folder, valkey) as server:
         job_id = await server.initiate(body(files))
@@ -200,7 +199,7 @@ async def test_ten_seconds_of_silence(folder: Path, valkey: Valkey, origin: Orig
 
 
 async def test_refusing_writes_when_full(folder: Path, valkey: Valkey, origin: Origin) -> None:
-    """A full Valkey takes no job and tells health; what runs goes on when there is room."""
+    """A full Valkey takes no job; what runs goes on when there is room."""
     files = steady(origin, 4, seconds=3)
     whole = sum(file.size for file in files)
     async with serving(folder, valkey) as server:
@@ -214,7 +213,6 @@ async def test_refusing_writes_when_full(folder: Path, valkey: Valkey, origin: O
             refused.assert_unavailable("state_unavailable")
             # Reading takes no room.
             assert (await server.status(job_id))["status"] == "processing"
-            assert await health(server) == {"redis": "error", "storage": "ok"}
             await eventually(lambda: sent(origin, files) == whole, what="the sources are read")
             with client_of(valkey) as client:
                 client.config_set("maxmemory", "0")
@@ -223,6 +221,16 @@ async def test_refusing_writes_when_full(folder: Path, valkey: Valkey, origin: O
             watcher.assert_whole(stream_of(valkey, job_id))
         await assert_back(server, job_id, want(origin, 52, 1000))
         await assert_archive(server, await server.status(job_id), files, folder)
+
+
+async def test_health_tells_of_refused_writes(folder: Path, valkey: Valkey) -> None:
+    """A Valkey that answers, but is full, is not well; with room it is again."""
+    async with serving(folder, valkey) as server:
+        for limit, said in (("1mb", "error"), ("0", "ok")):
+            with client_of(valkey) as client:
+                client.config_set("maxmemory", limit)
+            await asyncio.sleep(1.1)  # answers are kept for a second
+            assert await health(server) == {"redis": said, "storage": "ok"}
 
 
 async def test_slow_but_there(folder: Path, valkey: Valkey, origin: Origin) -> None:
@@ -294,7 +302,7 @@ async def test_the_embedded_valkey_dies(folder: Path, origin: Origin) -> None:
                 # It answers again, without anybody's doing.
                 await eventually(lambda: answers(server), what="it is started again")
             await watcher.ended()
-            watcher.assert_whole(embedded_stream(server, job_id))
+            watcher.assert_whole(server.events_of(job_id))
         job = await server.status(job_id)
         assert job["attempts"] == 1
         await assert_archive(server, job, files, folder)
@@ -306,9 +314,3 @@ def answers(server: Service) -> bool:
     with contextlib.suppress(redis.ConnectionError), server.valkey() as client:
         return bool(client.ping())
     return False
-
-
-def embedded_stream(server: Service, job_id: str) -> list[tuple[str, str]]:
-    with server.valkey() as client:
-        entries: Any = client.xrange(f"{{downloadd}}:job:{job_id}:events")
-        return [(event, fields["t"]) for event, fields in entries]
