@@ -139,6 +139,8 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.parent / "server.log"
+        #: What runs the program.
+        self.command = [sys.executable, "-m", "downloadd"]
         self.environ = {
             "DOWNLOADD_NETWORK_ALLOW": "127.0.0.1",
             "DOWNLOADD_FETCH_BACKOFF": "0.05",
@@ -168,7 +170,7 @@ class Service:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "downloadd", "serve"),
+                    *(*self.command, "serve"),
                     *("--port", str(self.port), "--data-dir", str(self.data_dir)),
                 ],
                 stdin=subprocess.DEVNULL,
