@@ -69,8 +69,13 @@ class Valkey:
             wire.sendall(f"*{len(args)}\r\n{parts}".encode())
             return wire.recv(1 << 20)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
-        """As kill -9."""
+        """As kill -9; on return it is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
