@@ -38,6 +38,62 @@ class Gateway:
     region: str = REGION
 
 
+class GatewayProcess:
+    """A server that can be killed, held up and started again: same port, same data."""
+
+    def __init__(
+        self, command: list[str], folder: Path, environment: dict[str, str], port: int, health: str
+    ) -> None:
+        self.gateway = Gateway(endpoint=f"http://127.0.0.1:{port}", port=port)
+        self._command = command
+        self._folder = folder
+        self._environment = environment
+        self._health = f"{self.gateway.endpoint}{health}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and return when it answers."""
+        output = self._folder / "server.out"
+        with output.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=self._folder,
+                # Ctrl-C in a terminal reaches the tests alone.
+                start_new_session=True,
+            )
+        _wait_until_ready(self._health, self._process, output)
+
+    def kill(self) -> None:
+        """As kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=10)
+
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ask it to end, and kill it when it takes too long."""
+        if self._process is None:
+            return
+        self.resume()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on at this moment."""
     with socket.socket() as probe:
@@ -55,6 +111,15 @@ def run_gateway(
     Started again with the same folder it has the same objects. ``meta`` is the
     metadata engine: badger does 1.6 times the small puts of sqlite3.
     """
+    with run_gateway_process(folder, meta=meta, port=port) as process:
+        yield process.gateway
+
+
+@contextlib.contextmanager
+def run_gateway_process(
+    folder: Path, *, meta: str = "badger", port: int | None = None
+) -> Iterator[GatewayProcess]:
+    """The same, for tests that kill it or hold it up."""
     juicefs = require_tool("juicefs")
     address = f"{meta}://{folder / 'meta.db'}"
     environment = {
@@ -71,8 +136,12 @@ def run_gateway(
         "--cache-dir", str(folder / "cache"), "--log", str(folder / "gateway.log"),
         address, f"127.0.0.1:{port}",
     ]  # fmt: skip
-    with _server(command, folder, environment, port, "/minio/health/ready", signal.SIGTERM) as it:
-        yield it
+    process = GatewayProcess(command, folder, environment, port, "/minio/health/ready")
+    try:
+        process.start()
+        yield process
+    finally:
+        process.stop()
 
 
 def _format_volume(juicefs: str, folder: Path, address: str, environment: dict[str, str]) -> None:
@@ -114,11 +183,13 @@ def run_seaweed(folder: Path) -> Iterator[Gateway]:
     # Each bucket has volumes of its own, by default seven at once.
     environment = {**os.environ, "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
     port = ports["-s3.port"]
+    process = GatewayProcess(command, folder, environment, port, "/healthz")
     try:
-        # Asked to end it takes its time; its data is thrown away.
-        with _server(command, folder, environment, port, "/healthz", signal.SIGKILL) as it:
-            yield it
+        process.start()
+        yield process.gateway
     finally:
+        # Asked to end it takes its time; its data is thrown away.
+        process.kill()
         _remove_sockets(ports.values())
 
 
@@ -127,44 +198,6 @@ def _remove_sockets(ports: Iterable[int]) -> None:
     for port in ports:
         for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _server(
-    command: list[str],
-    folder: Path,
-    environment: dict[str, str],
-    port: int,
-    health: str,
-    end: signal.Signals,
-) -> Iterator[Gateway]:
-    gateway = Gateway(endpoint=f"http://127.0.0.1:{port}", port=port)
-    output = folder / "server.out"
-    with output.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=folder,
-            # Ctrl-C in a terminal reaches the tests alone.
-            start_new_session=True,
-        )
-    try:
-        _wait_until_ready(f"{gateway.endpoint}{health}", process, output)
-        yield gateway
-    finally:
-        _stop(process, end)
-
-
-def _stop(process: subprocess.Popen[bytes], end: signal.Signals) -> None:
-    process.send_signal(end)
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=10)
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], output: Path) -> None:

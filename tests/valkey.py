@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -68,14 +69,33 @@ class Valkey:
             wire.sendall(f"*{len(args)}\r\n{parts}".encode())
             return wire.recv(1 << 20)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
-        """As kill -9."""
+        """As kill -9; on return it is gone."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
 
+    def pause(self) -> None:
+        """Stop it in its tracks: connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def forget(self) -> None:
+        """Remove all that it has on disk; it must not be running."""
+        shutil.rmtree(self.folder / "appendonlydir")
+
     def stop(self) -> None:
         if self._process is not None:
+            self.resume()
             self._process.terminate()
             try:
                 self._process.wait(10)

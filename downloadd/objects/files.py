@@ -209,17 +209,22 @@ class Folder:
         # Nobody knows the id before it is returned: an upload is complete or unknown.
         path = self.uploads / upload_id
         path.mkdir()
-        for name, text in (
-            ("data", ""),
-            ("parts", ""),
-            ("upload.json", json.dumps({"key": key})),
-        ):
-            with (path / name).open("x", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync_folder(path)
-        _sync_folder(self.uploads)
+        try:
+            for name, text in (
+                ("data", ""),
+                ("parts", ""),
+                ("upload.json", json.dumps({"key": key})),
+            ):
+                with (path / name).open("x", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _sync_folder(path)
+            _sync_folder(self.uploads)
+        except OSError:
+            # A full disk is not to keep one more for each try.
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return upload_id
 
     def list_parts(self, key: str, upload_id: str) -> list[Part]:

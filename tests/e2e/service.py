@@ -150,6 +150,8 @@ class Service:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.parent / "server.log"
+        #: What runs the program.
+        self.command = [sys.executable, "-m", "downloadd"]
         self.environ = {
             "DOWNLOADD_NETWORK_ALLOW": "127.0.0.1",
             "DOWNLOADD_FETCH_BACKOFF": "0.05",
@@ -179,7 +181,7 @@ class Service:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "downloadd", "serve"),
+                    *(*self.command, "serve"),
                     *("--port", str(self.port), "--data-dir", str(self.data_dir)),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -261,6 +263,12 @@ class Service:
         """The ids of all events of a job, as Valkey has them."""
         with self.valkey() as valkey:
             return [event for event, _ in valkey.xrange(f"{{downloadd}}:job:{job_id}:events")]
+
+    def events_of(self, job_id: str) -> list[tuple[str, str]]:
+        """Id and type of all events of a job, as Valkey has them."""
+        with self.valkey() as valkey:
+            entries = valkey.xrange(f"{{downloadd}}:job:{job_id}:events")
+        return [(event, fields["t"]) for event, fields in entries]
 
     # --- the client ---
 
