@@ -38,9 +38,8 @@ from downloadd.tasks import stopped
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two steps that only tell of progress. A little more than the
-#: quarter of a second that lies between two events (SPEC §5), or each second
-#: step would come a moment too soon to be told.
+#: Seconds between two steps that only tell of progress: a little more than lies
+#: between two events (SPEC §5), or each second step would come too soon to be told.
 _TICK = 0.26
 _CRASHED = "The server failed while it worked on the file; its log says why."
 
