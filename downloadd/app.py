@@ -270,6 +270,7 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         on_disowned=folder.forget_dead,
         clear=app[SPOOL].clear_kept,
         storage_there=app[STORAGE_PROBE].known,
+        doubt_storage=app[STORAGE_PROBE].doubt,
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
     async with pool:

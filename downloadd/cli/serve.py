@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from downloadd.web.connection import Runner
 DRAIN_SECONDS = 20.0
 #: Seconds that requests under way have to be answered after that.
 REQUEST_SECONDS = 2.0
+#: Seconds after which a stop is over whatever still hangs: service managers kill after 30.
+STOP_SECONDS = 24.5
 #: Connections that may wait to be accepted: bursts of reconnecting browsers.
 BACKLOG = 1024
 #: From glibc's malloc.h.
@@ -132,9 +135,25 @@ async def _serve(settings: Settings) -> None:
             _announce(settings, server)
             await stop.wait()
             _log.info("server.stopping", grace=DRAIN_SECONDS)
+            _end_by_force()
             begin_drain(server.app)
             await _drain(server.app[POOL], at_once)
     _log.info("server.stopped")
+
+
+def _end_by_force() -> None:
+    """End the process when its stop takes too long: a storage, a Redis or a disk that hangs.
+
+    Nothing is lost, as nothing is by kill -9; jobs are taken over when their leases lapse.
+    """
+
+    def end() -> None:
+        _log.error("server.stop_forced", after=STOP_SECONDS)
+        os._exit(1)
+
+    timer = threading.Timer(STOP_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _bound_arenas() -> None:

@@ -53,13 +53,15 @@ class Pool:
         on_disowned: Callable[[], object] = _nothing,
         clear: Callable[[str], Awaitable[None]] | None = None,
         storage_there: Callable[[], bool] = _always,
+        doubt_storage: Callable[[], None] = _nothing,
     ) -> None:
         """``lease`` and ``timeout`` (of a job) are in seconds; see ``Worker`` for the next two.
 
         The jobs of ``dead_owners`` are given free before the first claim;
         ``on_disowned`` is called then, in a thread. ``clear`` removes what is
         left here of a job that nobody works on. While ``storage_there`` says
-        no, which it is asked often, no new jobs are begun.
+        no, which it is asked often, no new jobs are begun; ``doubt_storage`` is
+        called when a job has ended for its sake.
         """
         self._store = store
         self._clock = clock
@@ -74,6 +76,7 @@ class Pool:
         self._on_disowned = on_disowned
         self._clear = clear
         self._storage_there = storage_there
+        self._doubt_storage = doubt_storage
         self._clearing: set[asyncio.Task[None]] = set()
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
@@ -196,6 +199,7 @@ class Pool:
             timeout=self._timeout,
             keep_failed=self._keep_failed,
             pauses=self._pauses,
+            on_storage_away=self._doubt_storage,
         )
         task = asyncio.create_task(_work(worker, earlier), name=f"job-{job.id}")
         self._workers[task] = worker

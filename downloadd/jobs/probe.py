@@ -49,6 +49,10 @@ class Probe:
             self._ask()
         return self._well
 
+    def doubt(self) -> None:
+        """Ask at once: somebody has found that it is not well."""
+        self._ask()
+
     async def close(self) -> None:
         """Ask no more."""
         if self._running is not None:

@@ -62,10 +62,8 @@ class JobRun:
         self._job = job
         self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
         self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
-        #: Whether an earlier run has left temporary files here.
-        self._salvage = self._spool.adopt(job.id)
-        #: Whether the storage has bytes that no run has compared with the files'.
-        self._unproven = False
+        self._salvage = False  # whether an earlier run has left temporary files here
+        self._unproven = False  # whether it has stored bytes that this one cannot vouch for
         self._begin()
 
     def _begin(self) -> None:
@@ -110,6 +108,8 @@ class JobRun:
 
         Raises ``JobError``, ``SpoolError`` and ``StorageError``.
         """
+        # Not sooner: a run that ended here a moment ago may still be leaving them.
+        self._salvage = self._spool.adopt(self._job.id)
         try:
             if self._checkpoint is not None:
                 await self._resume(self._checkpoint)
