@@ -80,10 +80,10 @@ async def test_every_honest_file_arrives(
 async def test_a_lying_file_fails_its_job(
     service: Callable[..., Service], storage: Storage, origin: Origin
 ) -> None:
-    """A body shorter than announced ends the job with its own code, and leaves nothing."""
+    """A body shorter than announced ends the job with its own code; not to be retried, all goes."""
     files = troubled(origin, 99)
     files.insert(50, liar(origin))
-    async with service() as server:
+    async with service(jobs_retry_window=0) as server:
         job = await server.ended(await server.initiate(asked(files, onError="fail")))
         await eventually(lambda: server.spool() == {})  # after its end was told
     assert (job["status"], job["errorCode"]) == ("failed", "source_truncated")
@@ -291,12 +291,12 @@ async def test_cancelling_stops_everything(
 async def test_a_job_past_its_time_leaves_nothing(
     service: Callable[..., Service], storage: Storage, origin: Origin
 ) -> None:
-    """A job that takes longer than allowed has failed with job_timeout; all it had is gone."""
+    """A job that takes too long has failed with job_timeout; without a retry all it had goes."""
     files = [
         want(origin, 1, 50 * MIB, rate=MIB),
         *(want(origin, seed, 12 * MIB, hangup=1) for seed in (2, 3)),
     ]
-    async with service(jobs_timeout=2) as server:
+    async with service(jobs_timeout=2, jobs_retry_window=0) as server:
         job_id = await server.initiate(asked(files))
         events = [event async for event in server.events(job_id)]
         job = await server.ended(job_id)
