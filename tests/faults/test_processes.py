@@ -25,12 +25,14 @@ from tests.valkey import Valkey, valkey_server
 
 JOBS = 300
 WATCHERS = 30
-#: Seconds over which jobs come, and between two kills.
-FEEDING = 20.0
-PAUSE = (3.0, 5.0)
-#: A job that takes longer than the time between a takeover and the next kill
-#: could kill three processes, and be taken for what it is not.
-LEASE = 3
+#: Seconds over which jobs come, which is much sooner than they can be done:
+#: whoever watches one that waits sees processes come and go.
+FEEDING = 6.0
+#: Seconds from the one's start to the next kill.
+PAUSE = (3.5, 5.0)
+#: A job that is taken over shall be done before the next kill, or it could be
+#: there when three processes die and be taken for what kills them.
+LEASE = 2
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def orders(chance: random.Random) -> Iterator[Order]:
     for number in range(JOBS):
         count = chance.randint(1, 6)
         files = [(chance.randrange(1, 5), chance.choice(sizes)) for _ in range(count)]
-        queries = [f"n={n}&delay={chance.random() / 4:.2f}" for n in range(count)]
+        queries = [f"n={n}&delay={chance.uniform(0.2, 0.7):.2f}" for n in range(count)]
         if number % 20 == 0:
             files = [(seed, 7 * MIB) for seed in (1, 2, 3)]
             queries = ["delay=0.1"] * 3
@@ -152,7 +154,7 @@ async def test_jobs_outlive_processes(
     """Three hundred jobs complete exactly once, and whoever watches sees every event once."""
     seed = int(os.environ.get("FAULTS_SEED") or secrets.randbits(32))
     print(f"\nFAULTS_SEED={seed}")
-    settings = {"jobs_lease": LEASE, "fetch_per_host": 32}
+    settings = {"jobs_lease": LEASE, "fetch_per_host": 32, "jobs_concurrency": 12 // processes}
     with Observer(valkey.url) as observer:
         async with Fleet(folder, valkey, bucket, **settings) as fleet:
             for _ in range(processes):
@@ -174,7 +176,8 @@ async def test_jobs_outlive_processes(
         f"{processes} processes, {trial.kills} kills; claims a job: {dict(attempts)}; "
         f"{reconnected} reconnections of {len(trial.watchers)} watchers"
     )
-    assert trial.kills >= 4
+    assert trial.kills >= 3
+    assert reconnected >= 5
     assert sum(count for tries, count in attempts.items() if tries > 1) > 0, "nothing was killed"
 
 

@@ -43,7 +43,8 @@ class TrapProxy:
     def __init__(self, port_behind: int) -> None:
         self.port_behind = port_behind
         self.trap: Trap | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._ended = False
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -51,25 +52,29 @@ class TrapProxy:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._ended = True
         self._server.close()
-        while self._tasks:  # one may just have been accepted
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task, writer in list(self._tasks.items()):
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*list(self._tasks), return_exceptions=True)
         await self._server.wait_closed()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # No coroutine: one that is cancelled before it begins closes nothing.
+        if self._ended:
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks[task] = writer
+        task.add_done_callback(self._tasks.pop)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             with contextlib.suppress(ConnectionError):
                 await self._carry(reader, writer)
-        except asyncio.CancelledError:
-            pass  # the proxy ends
         finally:
-            await _closed(writer)
-            self._tasks.discard(task)
+            writer.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         behind, to_behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
@@ -82,13 +87,7 @@ class TrapProxy:
             forth.cancel()
             back.cancel()
             await asyncio.gather(forth, back, return_exceptions=True)
-            await _closed(to_behind)
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
+            to_behind.transport.abort()
 
 
 class _Connection:
