@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 
 from aiohttp import web
 
 from downloadd.config import Settings
 from downloadd.jobs.pool import Pool
+from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
-from downloadd.model import Job
+from downloadd.jobs.sweeper import Sweeper
 from downloadd.network.fetch import HttpSource
 from downloadd.network.guard import AddressGuard
 from downloadd.objects.links import load_secret
@@ -34,8 +36,8 @@ from downloadd.pipeline import (
     RunServices,
     Spool,
 )
-from downloadd.pipeline.spool_folder import spool_folder
-from downloadd.ports import ObjectStore, SystemClock
+from downloadd.pipeline.spool_folder import SpoolFolder, spool_folder
+from downloadd.ports import Claim, ObjectStore, SystemClock
 from downloadd.state.embedded import embedded_valkey
 from downloadd.state.setup import State, open_state
 from downloadd.telemetry.metrics import Metrics
@@ -51,6 +53,8 @@ SPOOL_MEMORY = 64 * 1024 * 1024
 #: Threads for hashing, compressing and the temporary disk. Two keep two cores
 #: busy; the others wait for the disk.
 WORKER_THREADS = 4
+#: Seconds that a new job waits to hear whether the storage is there.
+STORAGE_PATIENCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +79,8 @@ STATE: web.AppKey[State] = web.AppKey("state", State)
 OBJECTS: web.AppKey[ObjectStore] = web.AppKey("objects", ObjectStore)
 GUARD: web.AppKey[AddressGuard] = web.AppKey("guard", AddressGuard)
 SOURCE: web.AppKey[HttpSource] = web.AppKey("source", HttpSource)
+SPOOL_FOLDER: web.AppKey[SpoolFolder] = web.AppKey("spool_folder", SpoolFolder)
+STORAGE_PROBE: web.AppKey[Probe] = web.AppKey("storage_probe", Probe)
 SPOOL: web.AppKey[Spool] = web.AppKey("spool", Spool)
 POOL: web.AppKey[Pool] = web.AppKey("pool", Pool)
 
@@ -160,15 +166,34 @@ async def _redis(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def _spool(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    with (
+        spool_folder(settings.state.data_dir / "spool") as folder,
+        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
+    ):
+        app[SPOOL_FOLDER] = folder
+        app[SPOOL] = Spool(
+            folder.path,
+            executor,
+            DiskBudget(settings.jobs.max_disk_bytes),
+            MemoryBudget(SPOOL_MEMORY),
+            restore=folder.restore,
+        )
+        yield
+
+
 async def _state(app: web.Application) -> AsyncIterator[None]:
     settings = app[SITE].settings
     async with open_state(
         app[REDIS_URL],
+        owner=app[SPOOL_FOLDER].owner,
         prefix=settings.state.prefix,
         lease=settings.jobs.lease,
         completed_ttl=settings.jobs.completed_ttl,
         failed_ttl=settings.jobs.failed_ttl,
         retry_window=settings.jobs.retry_window,
+        archive_ttl=settings.storage.archive_ttl,
         wait_for_fsync=settings.state.wait_for_fsync,
         clock=app[CLOCK],
     ) as state:
@@ -220,23 +245,18 @@ async def _source(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-async def _spool(app: web.Application) -> AsyncIterator[None]:
-    settings = app[SITE].settings
-    with (
-        spool_folder(settings.state.data_dir / "spool") as folder,
-        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
-    ):
-        app[SPOOL] = Spool(
-            folder,
-            executor,
-            DiskBudget(settings.jobs.max_disk_bytes),
-            MemoryBudget(SPOOL_MEMORY),
-        )
-        yield
+async def _probes(app: web.Application) -> AsyncIterator[None]:
+    checks = {"storage": app[OBJECTS].check, "redis": app[STATE].check}
+    probes = {name: Probe(name, check, app[CLOCK]) for name, check in checks.items()}
+    app[STORAGE_PROBE] = probes["storage"]
+    app[keys.HEALTH] = Health(probes)
+    yield
+    for probe in probes.values():
+        await probe.close()
 
 
 async def _pool(app: web.Application) -> AsyncIterator[None]:
-    settings, state = app[SITE].settings, app[STATE]
+    settings, state, folder = app[SITE].settings, app[STATE], app[SPOOL_FOLDER]
     pool = Pool(
         store=state.jobs,
         clock=app[CLOCK],
@@ -245,6 +265,11 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         concurrency=settings.jobs.concurrency,
         lease=settings.jobs.lease,
         timeout=settings.jobs.timeout,
+        keep_failed=settings.jobs.retry_window > 0,
+        dead_owners=folder.dead,
+        on_disowned=folder.forget_dead,
+        clear=app[SPOOL].clear_kept,
+        storage_there=app[STORAGE_PROBE].known,
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
     async with pool:
@@ -252,7 +277,7 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
-def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
+def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
     settings = app[SITE].settings
     services = RunServices(
         fetch=FetchServices(
@@ -272,27 +297,36 @@ def _run_maker(app: web.Application) -> Callable[[Job, str | None], JobRun]:
         per_job=settings.fetch.per_job,
         max_job_bytes=settings.jobs.max_job_bytes,
     )
-    return lambda job, checkpoint: JobRun(services, job, checkpoint)
+    return lambda claim: JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
 
 
 async def _service(app: web.Application) -> AsyncIterator[None]:
-    jobs, state = app[SITE].settings.jobs, app[STATE]
-    app[keys.SERVICE] = JobService(
+    settings, state = app[SITE].settings, app[STATE]
+    app[keys.SERVICE] = service = JobService(
         store=state.jobs,
         objects=app[OBJECTS],
         feed=state.feed,
         clock=app[CLOCK],
-        queue_limit=jobs.queue_limit,
-        dedupe_window=jobs.dedupe_window,
-    )
-    app[keys.HEALTH] = Health(
-        {"storage": app[OBJECTS].check, "redis": state.ping},
-        app[CLOCK],
+        queue_limit=settings.jobs.queue_limit,
+        dedupe_window=settings.jobs.dedupe_window,
+        archive_ttl=settings.storage.archive_ttl,
+        storage_there=partial(app[STORAGE_PROBE].within, STORAGE_PATIENCE),
     )
     yield
+    await service.close()
 
 
 async def _sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with Sweeper(
+        ledger=app[STATE].ledger,
+        objects=app[OBJECTS],
+        folders=app[SPOOL],
+        clock=app[CLOCK],
+    ):
+        yield
+
+
+async def _streams(app: web.Application) -> AsyncIterator[None]:
     task = asyncio.create_task(app[keys.STREAMS].sweep(), name="stream-sweeper")
     yield
     task.cancel()
@@ -301,11 +335,13 @@ async def _sweeper(app: web.Application) -> AsyncIterator[None]:
 
 RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     _redis,
+    _spool,
     _state,
     _objects,
     _source,
-    _spool,
+    _probes,
     _pool,
-    _service,
     _sweeper,
+    _service,
+    _streams,
 )

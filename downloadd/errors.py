@@ -33,6 +33,8 @@
     │   ├── AllFilesFailed       nothing is left to pack
     │   ├── JobTooLarge
     │   ├── JobTimeout
+    │   ├── PoisonJob            its processes died, time and again
+    │   ├── StateLost            Redis has forgotten it
     │   ├── LayoutChanged        a file fetched again is not what was packed
     │   ├── JobCancelled         its caller ended it
     │   └── LeaseLost            another process has taken the job over
@@ -224,6 +226,14 @@ class JobTooLarge(JobError):
 
 class JobTimeout(JobError):
     code = "job_timeout"
+
+
+class PoisonJob(JobError):
+    code = "poison_job"
+
+
+class StateLost(JobError):
+    code = "state_lost"
 
 
 class LayoutChanged(JobError):

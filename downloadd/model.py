@@ -29,6 +29,11 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
 
 
+#: Processes that died with a job: from here on it is worked on beside no other such,
+#: and then not at all.
+SUSPECT_DEATHS, POISON_DEATHS = 2, 3
+
+
 class Stage(StrEnum):
     """What a processing job is mainly busy with."""
 
@@ -163,6 +168,26 @@ class Archive(Record):
     size: int
     sha256: str
     file_name: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deposit(Record):
+    """Something that a job has put somewhere."""
+
+    job_id: str
+    #: Of an object or an upload; empty for a folder.
+    key: str = ""
+
+
+class Standing(StrEnum):
+    """What is still to become of a deposit."""
+
+    #: Its job is queued or processing, or failed and may be gone on with.
+    LIVING = "living"
+    #: It is the archive of a completed job, or one whose time is not over.
+    KEPT = "kept"
+    #: Nobody will ask for it again.
+    ORPHAN = "orphan"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -143,6 +143,25 @@ class Stored(Record):
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundUpload(Record):
+    """A multipart upload that was begun and neither completed nor dropped."""
+
+    key: str
+    upload_id: str
+    #: When, in seconds since the epoch; None where the storage does not say.
+    begun: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundObject(Record):
+    """An object that a listing has come upon."""
+
+    key: str
+    #: When it was stored, in seconds since the epoch; None where the storage does not say.
+    modified: float | None = None
+
+
 class PartBody(Protocol):
     """The bytes of one part, as often as they are asked for, the same each time."""
 
@@ -166,6 +185,8 @@ class ObjectStore(Protocol):
 
     #: The fewest bytes that any part but the last may have.
     min_part_size: int
+    #: Whether others may keep objects in the same place: ours lie under a prefix then.
+    shared: bool
 
     async def put(self, key: str, body: PartBody, meta: ObjectMeta) -> Stored:
         """Store a whole object in one request; ``StorageCorrupt`` if it arrived otherwise."""
@@ -212,6 +233,21 @@ class ObjectStore(Protocol):
         """Remove an object. One that is gone already is no error."""
         ...
 
+    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+        """Yield the unfinished uploads of keys that begin with ``prefix``, page by page.
+
+        What begins or ends meanwhile may be among them or not; one may come twice.
+        """
+        ...
+
+    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+        """Yield the objects whose keys begin with ``prefix``, page by page.
+
+        What comes or goes meanwhile may be among them or not. A key may be
+        given whose object is gone, where ``delete`` has something left to remove.
+        """
+        ...
+
     async def sign(self, archive: Archive) -> Link:
         """A link that works for whoever holds it, for the configured time."""
         ...
@@ -239,8 +275,13 @@ class Claim(Record):
 
     lease: Lease
     job: Job
+    #: What begins the keys of this installation's archives where a storage is
+    #: shared with others; ends with a slash.
+    namespace: str = ""
     #: What the last worker wrote with ``save``; None on a first run.
     checkpoint: str | None = None
+    #: Processes in a row that died with the job, no file having settled in between.
+    deaths: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,11 +326,15 @@ class JobStore(Protocol):
         """Read a job; with its files, and their state, if asked. ``JobNotFound``."""
         ...
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        """Take up to ``limit`` jobs: lapsed leases first, then the queue.
+    async def claim(
+        self, limit: int, *, queued: bool = True, suspects: bool = True
+    ) -> Sequence[Claim]:
+        """Take up to ``limit`` jobs: lapsed leases first, then (``queued``) the queue.
 
         Each becomes ``processing``, its ``attempts`` one more, its
         ``started_at`` set when it had none, and a progress event is appended.
+        A lease that lapsed without being given up counts as a death. Of jobs
+        with ``SUSPECT_DEATHS`` one at most is taken (``suspects``), or none.
         """
         ...
 
@@ -328,9 +373,36 @@ class JobStore(Protocol):
         """Give a lease up so that anybody may claim the job at once. A lost one is no error."""
         ...
 
-    async def cancel(self, job_id: str, now: float) -> Job:
+    async def postpone(self, lease: Lease, pauses: Sequence[float]) -> int | None:
+        """Give a lease up so that the job is claimed again after a pause, in seconds.
+
+        The pauses are taken in turn, from the first again when a file has
+        settled since; returns which it was, from 1, or None when they are used
+        up, and the lease is held still. Raises as ``save``.
+        """
+        ...
+
+    async def disown(self, owners: Sequence[str]) -> int:
+        """Let the leases of processes that are dead lapse now; return how many there were."""
+        ...
+
+    async def cancel(self, job_id: str, now: float) -> tuple[Job, str | None]:
         """Make a queued or processing job cancelled, tell its worker, append the last event.
 
-        ``JobNotFound``; ``JobConflict`` when it has ended.
+        Returns the checkpoint that it had, too. ``JobNotFound``;
+        ``JobConflict`` when it has ended.
         """
+        ...
+
+    async def retry(self, job_id: str, now: float, *, queue_limit: int, body_window: float) -> Job:
+        """Queue a failed or cancelled job once more, and append an event that says so.
+
+        It goes on from its checkpoint, where that is still kept. It stands for
+        its body again, for ``body_window`` seconds, if no other does.
+        ``JobNotFound``, ``JobConflict``, ``QueueFull``.
+        """
+        ...
+
+    async def announce(self, job_id: str, event: Event) -> None:
+        """Tell who watches a job that the store has lost of its last event; keep nothing."""
         ...

@@ -13,7 +13,7 @@ from isal import isal_zlib
 
 from downloadd.errors import DownloaddError, StorageCorrupt, UploadMissing
 from downloadd.model import Archive, Link, Source
-from downloadd.ports import ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import FoundObject, FoundUpload, ObjectMeta, Part, PartBody, Stored
 
 
 class FakeClock:
@@ -89,10 +89,12 @@ class MemoryStore:
     """An ``ObjectStore`` in memory that checks what it is given."""
 
     min_part_size = 5 << 20
+    shared = False
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
+        self.upload_keys: dict[str, str] = {}
         self.calls: Counter[str] = Counter()
         #: Awaited before each part is taken.
         self.before_part: Callable[[int], object] = lambda number: None
@@ -106,6 +108,7 @@ class MemoryStore:
         self.calls["begin"] += 1
         upload_id = f"upload-{self.calls['begin']}"
         self.uploads[upload_id] = {}
+        self.upload_keys[upload_id] = key
         return upload_id
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: PartBody) -> Part:
@@ -144,6 +147,16 @@ class MemoryStore:
 
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)
+
+    async def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+        for upload_id in list(self.uploads):
+            if (key := self.upload_keys[upload_id]).startswith(prefix):
+                yield FoundUpload(key=key, upload_id=upload_id)
+
+    async def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+        for key in list(self.objects):
+            if key.startswith(prefix):
+                yield FoundObject(key=key)
 
     async def sign(self, archive: Archive) -> Link:
         return Link(url=f"memory:///{archive.key}", expires_at=2e9)

@@ -1,5 +1,6 @@
 """The archive as a layout: entries in; headers, offsets and byte ranges out. No I/O."""
 
+from downloadd.archive.check import ArchiveCheck
 from downloadd.archive.deflate import SAMPLE_SIZE, Deflater, compressible
 from downloadd.archive.entry import Entry, Method
 from downloadd.archive.layout import Layout, PayloadSlice
@@ -19,6 +20,7 @@ __all__ = [
     "MAX_PARTS",
     "MAX_PART_SIZE",
     "SAMPLE_SIZE",
+    "ArchiveCheck",
     "Deflater",
     "Entry",
     "Layout",

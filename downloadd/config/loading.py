@@ -24,7 +24,6 @@ from downloadd.errors import ConfigError
 NOT_BUILT: Mapping[str, str] = {
     "server.request_timeout": "limiting the time of a request",
     "server.trusted_proxies": "reading X-Forwarded-For",
-    "storage.archive_ttl": "removing old archives",
     "jobs.retry_window": "retrying a failed job",
     "auth.mode": "authentication",
     "auth.api_keys_file": "authentication",

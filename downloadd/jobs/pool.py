@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from types import TracebackType
 from typing import Self
 
 import structlog
 
 from downloadd.errors import StateError
-from downloadd.jobs.worker import Stop, Worker
-from downloadd.model import Job
+from downloadd.jobs.worker import PAUSES, Stop, Worker
+from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
 from downloadd.ports import Claim, Clock, JobStore
 from downloadd.telemetry.metrics import Metrics
@@ -20,6 +20,14 @@ log = structlog.get_logger(__name__)
 
 #: Seconds after which the queue is looked at although nobody called.
 _POLL = 1.0
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+def _always() -> bool:
+    return True
 
 
 class Pool:
@@ -35,12 +43,24 @@ class Pool:
         store: JobStore,
         clock: Clock,
         metrics: Metrics,
-        make_run: Callable[[Job, str | None], JobRun],
+        make_run: Callable[[Claim], JobRun],
         concurrency: int,
         lease: float,
         timeout: float,
+        keep_failed: bool = False,
+        pauses: Sequence[float] = PAUSES,
+        dead_owners: Sequence[str] = (),
+        on_disowned: Callable[[], object] = _nothing,
+        clear: Callable[[str], Awaitable[None]] | None = None,
+        storage_there: Callable[[], bool] = _always,
     ) -> None:
-        """``lease`` and ``timeout`` (of a job) are in seconds."""
+        """``lease`` and ``timeout`` (of a job) are in seconds; see ``Worker`` for the next two.
+
+        The jobs of ``dead_owners`` are given free before the first claim;
+        ``on_disowned`` is called then, in a thread. ``clear`` removes what is
+        left here of a job that nobody works on. While ``storage_there`` says
+        no, which it is asked often, no new jobs are begun.
+        """
         self._store = store
         self._clock = clock
         self._metrics = metrics
@@ -48,6 +68,13 @@ class Pool:
         self._concurrency = concurrency
         self._lease = lease
         self._timeout = timeout
+        self._keep_failed = keep_failed
+        self._pauses = pauses
+        self._dead_owners = tuple(dead_owners)
+        self._on_disowned = on_disowned
+        self._clear = clear
+        self._storage_there = storage_there
+        self._clearing: set[asyncio.Task[None]] = set()
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
         self._draining = False
@@ -78,10 +105,20 @@ class Pool:
         self._wake.set()
 
     def cancel(self, job_id: str) -> None:
-        """Stop working on a job whose caller has cancelled it."""
-        for worker in self._workers.values():
-            if worker.claim.lease.job_id == job_id:
-                worker.stop(Stop.CANCELLED)
+        """Stop working on a job whose caller has cancelled it; else forget what is left of it."""
+        mine = [it for it in self._workers.values() if it.claim.lease.job_id == job_id]
+        for worker in mine:
+            worker.stop(Stop.CANCELLED)
+        if not mine and self._clear is not None:
+            task = asyncio.create_task(self._tidy(self._clear, job_id), name=f"clear-{job_id}")
+            self._clearing.add(task)
+            task.add_done_callback(self._clearing.discard)
+
+    async def _tidy(self, clear: Callable[[str], Awaitable[None]], job_id: str) -> None:
+        try:
+            await clear(job_id)
+        except Exception:
+            log.exception("pool.job_not_cleared", jobId=job_id)
 
     async def drain(self, grace: float) -> None:
         """Claim nothing more; give running jobs ``grace`` seconds, then release them."""
@@ -94,8 +131,8 @@ class Pool:
             await asyncio.wait(set(self._workers), timeout=grace)
         for worker in self._workers.values():
             worker.stop(Stop.SHUTDOWN)
-        while self._workers:
-            await asyncio.wait(set(self._workers))
+        while self._workers or self._clearing:
+            await asyncio.wait({*self._workers, *self._clearing})
         if self._renewer is not None:
             self._renewer.cancel()
             await asyncio.gather(self._renewer, return_exceptions=True)
@@ -119,8 +156,10 @@ class Pool:
         late = self._clock.monotonic() - self._renewed > self._lease / 2
         if late and not await self._renew():
             return False
+        suspects = all(it.claim.deaths < SUSPECT_DEATHS for it in self._workers.values())
         try:
-            claims = await self._store.claim(limit)
+            await self._disown()
+            claims = await self._store.claim(limit, queued=self._storage_there(), suspects=suspects)
         except StateError as exc:
             log.warning("pool.state_away", error=exc.message)
             return False
@@ -131,6 +170,15 @@ class Pool:
         for claim in claims:
             self._start(claim)
         return bool(claims)
+
+    async def _disown(self) -> None:
+        """Give free what the processes held that died here."""
+        if not self._dead_owners:
+            return
+        jobs = await self._store.disown(self._dead_owners)
+        log.info("pool.took_over", processes=len(self._dead_owners), jobs=jobs)
+        self._dead_owners = ()
+        await asyncio.to_thread(self._on_disowned)
 
     def _start(self, claim: Claim) -> None:
         job = claim.job
@@ -143,9 +191,11 @@ class Pool:
             store=self._store,
             clock=self._clock,
             metrics=self._metrics,
-            run=self._make_run(job, claim.checkpoint),
+            run=self._make_run(claim),
             claim=claim,
             timeout=self._timeout,
+            keep_failed=self._keep_failed,
+            pauses=self._pauses,
         )
         task = asyncio.create_task(_work(worker, earlier), name=f"job-{job.id}")
         self._workers[task] = worker

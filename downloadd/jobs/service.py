@@ -1,15 +1,26 @@
-"""What callers may do with jobs: make, look up, cancel, watch, get the archive's link."""
+"""What callers may do with jobs: make, look up, cancel, retry, watch, get the archive's link."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from downloadd.errors import JobConflict, JobExpired, JobNotFound
+import structlog
+
+from downloadd.errors import (
+    DownloaddError,
+    JobConflict,
+    JobExpired,
+    JobNotFound,
+    StateLost,
+    StorageUnavailable,
+)
+from downloadd.jobs.worker import LOST
 from downloadd.model import (
     Archive,
     Event,
@@ -22,10 +33,16 @@ from downloadd.model import (
     Source,
     terminal_event,
 )
+from downloadd.pipeline import upload_of
 from downloadd.ports import Clock, Created, Deduplication, JobStore, ObjectStore
+from downloadd.state.topic import place_of
+
+log = structlog.get_logger(__name__)
 
 #: A link this close to its end is signed anew: its holder needs time to use it.
 LINK_MARGIN_SECONDS = 60.0
+#: Seconds that removing a cancelled job's upload holds up the answer, and may take at all.
+_REMOVAL_PATIENCE, _REMOVAL_TIMEOUT = 0.5, 10.0
 
 
 class EventFeed(Protocol):
@@ -65,20 +82,35 @@ class JobService:
         clock: Clock,
         queue_limit: int,
         dedupe_window: float,
+        archive_ttl: float,
+        storage_there: Callable[[], Awaitable[bool]],
     ) -> None:
-        """``queue_limit`` counts queued jobs, ``dedupe_window`` is in seconds, 0 for never."""
+        """``queue_limit`` counts queued jobs, the others seconds; ``dedupe_window`` 0 for never.
+
+        ``storage_there`` says soon whether new jobs make sense.
+        """
         self._store = store
         self._objects = objects
         self._feed = feed
         self._clock = clock
         self._queue_limit = queue_limit
         self._dedupe_window = dedupe_window
+        self._storage_there = storage_there
+        self._removals: set[asyncio.Task[None]] = set()
+        self._archive_ttl = archive_ttl
+
+    async def close(self) -> None:
+        """Wait for what is under way behind answers that were given."""
+        if self._removals:
+            await asyncio.wait(set(self._removals))
 
     async def make(self, request: JobRequest) -> tuple[Job, Created]:
         """Queue a job, or find the one that the same request made before.
 
-        Raises ``QueueFull``, ``IdempotencyConflict``, ``StateUnavailable``.
+        Raises ``QueueFull``, ``IdempotencyConflict``, ``StateUnavailable``,
+        ``StorageUnavailable``.
         """
+        await self._check_storage()
         job = self._new_job(request)
         created = await self._store.create(
             job,
@@ -96,15 +128,53 @@ class JobService:
     async def cancel(self, job_id: str, user: str) -> Job:
         """End a queued or processing job. ``JobNotFound``, ``JobConflict`` when it has ended."""
         await self._owned(job_id, user)
-        return await self._store.cancel(job_id, self._clock.now())
+        job, checkpoint = await self._store.cancel(job_id, self._clock.now())
+        if checkpoint is not None:
+            await self._remove(job, checkpoint)
+        return job
+
+    async def _remove(self, job: Job, checkpoint: str) -> None:
+        """Remove what the storage has of a cancelled job, which may have no worker to do so."""
+        task = asyncio.create_task(self._abort(job, checkpoint), name=f"abort-{job.id}")
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+        await asyncio.wait({task}, timeout=_REMOVAL_PATIENCE)
+
+    async def _abort(self, job: Job, checkpoint: str) -> None:
+        try:
+            if (upload := upload_of(checkpoint)) is None:
+                return
+            async with asyncio.timeout(_REMOVAL_TIMEOUT):
+                await self._objects.abort(*upload)
+                await self._objects.delete(upload[0])
+        except (DownloaddError, TimeoutError) as exc:
+            log.warning("job.upload_left", jobId=job.id, error=str(exc) or "timed out")
+
+    async def retry(self, job_id: str, user: str) -> Job:
+        """Queue a failed or cancelled job once more, to go on from what is kept of it.
+
+        Raises ``JobNotFound``, ``JobConflict``, ``QueueFull``, ``StorageUnavailable``.
+        """
+        await self._owned(job_id, user)
+        await self._check_storage()
+        return await self._store.retry(
+            job_id,
+            self._clock.now(),
+            queue_limit=self._queue_limit,
+            body_window=self._dedupe_window,
+        )
+
+    async def _check_storage(self) -> None:
+        if not await self._storage_there():
+            raise StorageUnavailable("The storage cannot be reached; try again in a few seconds.")
 
     async def link(self, job_id: str, user: str) -> tuple[Job, Archive, Link]:
         """Give a completed job's archive and a link that works for its whole time from now.
 
         Raises ``JobNotFound``, ``JobConflict`` until the job is completed,
-        ``JobExpired`` when the archive was removed.
+        ``JobExpired`` when the archive's time is over.
         """
-        job = await self._owned(job_id, user)
+        job = self._aged(await self._owned(job_id, user))
         if job.status is JobStatus.EXPIRED:
             raise JobExpired("The archive was removed after its time. Make the job again.")
         if job.status is not JobStatus.COMPLETED or job.archive is None:
@@ -113,6 +183,7 @@ class JobService:
 
     async def refresh(self, job: Job) -> Job:
         """Sign a completed job's link anew when it is past its time, or nearly."""
+        job = self._aged(job)
         if job.status is not JobStatus.COMPLETED or job.archive is None:
             return job
         if job.link and job.link.expires_at - self._clock.now() > LINK_MARGIN_SECONDS:
@@ -130,18 +201,33 @@ class JobService:
         if ended and job.cursor in (None, after):
             yield _last_event(job)
             return
-        async with aclosing(self._feed.watch(job.id, after)) as events:
-            async for event in events:
-                if ended and event.type.terminal:
-                    if event.id == job.cursor:
-                        break
-                    # The job was retried after this end.
-                    continue
-                yield event
-                if event.type.terminal:
-                    return
+        last: Event | None = None
+        try:
+            async with aclosing(self._feed.watch(job.id, after)) as events:
+                async for event in events:
+                    if event.type.terminal:
+                        if not ended and place_of(event.id) > place_of(job.cursor):
+                            yield event
+                            return
+                        if event.id == job.cursor:
+                            break
+                        # The job was retried after this end.
+                        continue
+                    last = event
+                    yield event
+        except JobNotFound:
+            if not ended:
+                yield _lost_event(job, last)
         if ended:
             yield _last_event(job)
+
+    def _aged(self, job: Job) -> Job:
+        """The job, expired where its archive's time is over and nobody has removed it yet."""
+        if job.status is not JobStatus.COMPLETED or job.completed_at is None:
+            return job
+        if self._clock.now() < job.completed_at + self._archive_ttl:
+            return job
+        return job.moved(JobStatus.EXPIRED, link=None)
 
     async def _owned(self, job_id: str, user: str, *, files: bool = False) -> Job:
         job = await self._store.load(job_id, files=files)
@@ -170,7 +256,8 @@ class JobService:
         by_body = request.dedupe and self._dedupe_window > 0
         return Deduplication(
             body_key=_hash(request.user, request.body_hash) if by_body else None,
-            body_window=self._dedupe_window,
+            # Nobody is to be given a job whose archive's time is over.
+            body_window=min(self._dedupe_window, self._archive_ttl),
             idempotency_key=_hash(request.user, key) if key is not None else None,
             idempotency_body=request.body_hash if key is not None else None,
         )
@@ -179,6 +266,14 @@ class JobService:
 def _last_event(job: Job) -> Event:
     """The terminal event of an ended job, made from the job, with its place in the stream."""
     return terminal_event(job).evolve(id=job.cursor)
+
+
+def _lost_event(job: Job, last: Event | None) -> Event:
+    """The end of a job that Redis has forgotten; ``last`` is what was told of it last."""
+    lost = JobStatus.FAILED
+    end = terminal_event(job.evolve(status=lost, stage=None, error=LOST, error_code=StateLost.code))
+    told = {} if last is None else last.data
+    return end.evolve(data={**end.data, **told, "status": lost.value, "stage": None})
 
 
 def _hash(user: str, value: str) -> str:

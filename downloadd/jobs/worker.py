@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from enum import Enum, auto
 from typing import Any
@@ -17,9 +17,22 @@ from downloadd.errors import (
     JobNotFound,
     JobTimeout,
     LeaseLost,
+    PoisonJob,
+    SpoolError,
+    StateError,
+    StateLost,
     StateUnavailable,
+    StorageUnavailable,
 )
-from downloadd.model import Event, FileEntry, Job, JobStatus, progress_event, terminal_event
+from downloadd.model import (
+    POISON_DEATHS,
+    Event,
+    FileEntry,
+    Job,
+    JobStatus,
+    progress_event,
+    terminal_event,
+)
 from downloadd.pipeline import JobRun, Step
 from downloadd.ports import Claim, Clock, JobStore
 from downloadd.telemetry.metrics import Metrics
@@ -32,6 +45,10 @@ _CLEAN_UP_TIMEOUT = 5.0
 _EVENT_PAUSE = 0.25
 #: Seconds between tries to write while Redis is away: from, to.
 _AWAY_BACKOFF = (0.2, 5.0)
+#: Seconds until a job is tried again that trouble with storage or disk has ended.
+PAUSES = (5.0, 10.0, 20.0)
+#: What the callers of a job hear that Redis has forgotten.
+LOST = "The server has lost the state of the job; make the job again."
 
 
 class Stop(Enum):
@@ -43,6 +60,14 @@ class Stop(Enum):
     LOST = auto()
     #: This process ends; another goes on from the checkpoint.
     SHUTDOWN = auto()
+
+
+#: What it means that a step cannot be written. For Redis the worker waits, until a shutdown.
+_STOPS: Mapping[type[DownloaddError], Stop] = {
+    JobCancelled: Stop.CANCELLED,
+    LeaseLost: Stop.LOST,
+    StateUnavailable: Stop.SHUTDOWN,
+}
 
 
 class Worker:
@@ -57,14 +82,21 @@ class Worker:
         run: JobRun,
         claim: Claim,
         timeout: float,
+        keep_failed: bool = False,
+        pauses: Sequence[float] = PAUSES,
     ) -> None:
-        """``timeout`` is in seconds, for this claim: time without a worker does not count."""
+        """``timeout`` is in seconds, for this claim: time without a worker does not count.
+
+        ``keep_failed``: what a job has made when it fails is kept for its retry.
+        """
         self.claim = claim
         self._store = store
         self._clock = clock
         self._metrics = metrics
         self._run = run
         self._timeout = timeout
+        self._keep_failed = keep_failed
+        self._pauses = pauses
         self._job = claim.job
         self._unsaved: dict[int, FileEntry] = {}
         self._told: Event | None = None
@@ -72,6 +104,8 @@ class Worker:
         self._reason: Stop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending = False
+        #: Whether another run of the job will want its temporary files.
+        self._keep = True
         self._hurry = asyncio.Event()
 
     def stop(self, reason: Stop) -> None:
@@ -92,13 +126,23 @@ class Worker:
         log.info("job.started", attempt=self._job.attempts, files=self._job.total_files)
         self._task = asyncio.current_task()
         try:
-            ending = self._reason or await self._follow()
+            ending = self._reason or self._poison() or await self._follow()
             self._ending = True  # from here on nothing may be stopped half-way
             await self._end(ending)
         finally:
-            await asyncio.shield(self._run.close())
+            await asyncio.shield(self._run.close(keep=self._keep))
 
     # --- working ---
+
+    def _poison(self) -> PoisonJob | None:
+        """Why the job is not to be worked on at all."""
+        if self.claim.deaths < POISON_DEATHS:
+            return None
+        log.error("job.poison", deaths=self.claim.deaths)
+        return PoisonJob(
+            f"The server died {self.claim.deaths} times while it worked on this job, which is "
+            "not tried again by itself. The server's log and memory say why; retry the job then."
+        )
 
     async def _follow(self) -> Stop | DownloaddError | None:
         """Run the job; return what kept it from being completed, if anything did."""
@@ -112,10 +156,8 @@ class Worker:
             if self._task is not None:
                 self._task.uncancel()
             return self._reason
-        except JobCancelled:
-            return Stop.CANCELLED
-        except LeaseLost:
-            return Stop.LOST
+        except (JobCancelled, LeaseLost, StateUnavailable) as exc:
+            return _STOPS[type(exc)]
         except TimeoutError:
             return JobTimeout(f"The job took longer than the {self._timeout:g} seconds allowed.")
         except DownloaddError as exc:
@@ -189,10 +231,15 @@ class Worker:
         try:
             if ending is not None:
                 await self._clean_up(self._run.stop())
+                if isinstance(ending, (StorageUnavailable, SpoolError)):
+                    if self._pauses and await self._put_back(ending):
+                        return
+                    ending = _used_up(ending, len(self._pauses))
                 # Who has lost the lease unnoticed must not remove what is another's now.
                 await self._persist(self._hold)
-                await self._clean_up(self._run.discard())
+                await self._leave(keep=self._keep_failed)
             await self._finish(ending)
+            self._keep = ending is not None and self._keep_failed
         except JobCancelled:
             await self._give_up(Stop.CANCELLED)
         except LeaseLost:
@@ -201,6 +248,32 @@ class Worker:
             # The lease lapses; whoever claims the job then finds what is done.
             log.warning("job.end_not_written", error=exc.message)
 
+    async def _put_back(self, error: DownloaddError) -> bool:
+        """Leave the job to whoever claims it after a pause; False when there were enough."""
+        await self._persist(self._save_last)
+        await self._clean_up(self._run.forsake())
+        count: int | None = None
+
+        async def postpone() -> None:
+            nonlocal count
+            count = await self._store.postpone(self.claim.lease, self._pauses)
+
+        await self._persist(postpone)
+        if count is None:
+            return False
+        self._metrics.retried("job")
+        pause = self._pauses[count - 1]
+        log.warning("job.put_back", code=error.code, error=error.message, time=count, pause=pause)
+        return True
+
+    async def _save_last(self) -> None:
+        files = tuple(self._unsaved.values())
+        await self._store.save(self.claim.lease, self._job, files=files)
+
+    async def _leave(self, *, keep: bool) -> None:
+        """Remove what the storage has of the archive, or but what a later run cannot know of."""
+        await self._clean_up(self._run.forsake() if keep else self._run.discard())
+
     async def _hold(self) -> None:
         """Make sure of the lease, for its whole time from now."""
         if await self._store.renew([self.claim.lease]):
@@ -208,28 +281,45 @@ class Worker:
 
     async def _give_up(self, reason: Stop) -> None:
         log.info("job.given_up", reason=reason.name.lower())
-        if reason is Stop.LOST and await self._was_cancelled():
-            reason = Stop.CANCELLED
-        if reason is Stop.CANCELLED:
-            await self._clean_up(self._run.discard())
+        self._keep = reason is Stop.SHUTDOWN
+        status = await self._fate() if reason is Stop.LOST else None
+        if reason is Stop.CANCELLED or status is JobStatus.CANCELLED:
+            await self._leave(keep=False)
             self._metrics.ended(JobStatus.CANCELLED, self._seconds(self._clock.now()))
-            return
-        await self._clean_up(self._run.forsake())
-        if reason is Stop.SHUTDOWN:
-            try:
-                await self._store.release(self.claim.lease)
-            except StateUnavailable as exc:
-                log.warning("job.not_released", error=exc.message)
+        elif reason is Stop.LOST and status is None:
+            await self._mourn()
+        else:
+            await self._leave(keep=True)
+            if reason is Stop.SHUTDOWN:
+                await self._release()
 
-    async def _was_cancelled(self) -> bool:
-        """Whether a lost lease was lost to the job's caller, not to another worker."""
+    async def _release(self) -> None:
         try:
-            job = await self._store.load(self.claim.lease.job_id)
+            await self._store.release(self.claim.lease)
+        except StateUnavailable as exc:
+            log.warning("job.not_released", error=exc.message)
+
+    async def _fate(self) -> JobStatus | None:
+        """What has become of a job whose lease is lost; None: there is no such job any more."""
+        try:
+            return (await self._store.load(self.claim.lease.job_id)).status
         except JobNotFound:
-            return True
+            return None
         except StateUnavailable:
-            return False
-        return job.status is JobStatus.CANCELLED
+            return self._job.status
+
+    async def _mourn(self) -> None:
+        """Remove what was made of a job that Redis has forgotten, and tell who watches it."""
+        error = StateLost(LOST)
+        now = self._clock.now()
+        log.error("job.state_lost", code=error.code, files=self._job.files_completed)
+        await self._leave(keep=False)
+        job = self._failed(error, now)
+        try:
+            await self._store.announce(job.id, terminal_event(job))
+        except StateError as exc:
+            log.warning("job.loss_not_told", error=exc.message)
+        self._metrics.ended(JobStatus.FAILED, self._seconds(now))
 
     async def _clean_up(self, removal: Awaitable[None]) -> None:
         try:
@@ -240,16 +330,25 @@ class Worker:
 
     async def _finish(self, error: DownloaddError | None) -> None:
         now = self._clock.now()
-        changes: dict[str, Any] = {"progress": 100}
-        status = JobStatus.COMPLETED
-        if error is not None:
-            changes = {"error": error.message, "error_code": error.code}
-            status = JobStatus.FAILED
-        job = self._job.moved(status, stage=None, completed_at=now, updated_at=now, **changes)
+        job = self._completed(now) if error is None else self._failed(error, now)
         files = tuple(self._unsaved.values())
         event = terminal_event(job)
         await self._persist(lambda: self._store.finish(self.claim.lease, job, event, files=files))
         self._report(job, now)
+
+    def _completed(self, now: float) -> Job:
+        done = {"stage": None, "completed_at": now, "updated_at": now}
+        return self._job.moved(JobStatus.COMPLETED, progress=100, **done)
+
+    def _failed(self, error: DownloaddError, now: float) -> Job:
+        return self._job.moved(
+            JobStatus.FAILED,
+            stage=None,
+            completed_at=now,
+            updated_at=now,
+            error=error.message,
+            error_code=error.code,
+        )
 
     def _report(self, job: Job, now: float) -> None:
         seconds = self._seconds(now)
@@ -267,3 +366,14 @@ class Worker:
 
     def _seconds(self, now: float) -> float:
         return now - (self._job.started_at or now)
+
+
+def _used_up(error: DownloaddError, times: int) -> DownloaddError:
+    """The same error, saying that the job was tried again as often as it may be."""
+    if times == 0:
+        return error
+    return type(error)(
+        f"{error.message} The job was tried again {times} times; "
+        "it can be retried when the trouble is over.",
+        retry_after=error.retry_after,
+    )

@@ -29,10 +29,10 @@ from pathlib import Path
 
 from downloadd.errors import ObjectMissing, StorageCorrupt, StorageRefused, UploadMissing
 from downloadd.model import Record
-from downloadd.ports import Part, Stored
+from downloadd.ports import FoundObject, FoundUpload, Part, Stored
 
-#: Seconds after which an unfinished ``put`` is nobody's any more.
-_STALE_PUT = 24 * 3600
+#: Seconds after which an unfinished ``put`` or ``begin`` is nobody's any more.
+_STALE = 24 * 3600
 #: How often a rename may lose its target folder to somebody who tidies up.
 _RENAMES = 5
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
@@ -82,13 +82,18 @@ class Folder:
         self._root_fd: int | None = None
 
     def prepare(self) -> None:
-        """Make the folders and remove what puts of dead processes left behind."""
+        """Make the folders and remove what calls of dead processes left half-way."""
         for path in (self.root, self.uploads, self._meta):
             path.mkdir(parents=True, exist_ok=True)
-        stale = time.time() - _STALE_PUT
-        for path in self.uploads.glob("put-*"):
-            if path.stat().st_mtime < stale:
+        stale = time.time() - _STALE
+        for path in self.uploads.iterdir():
+            if path.stat().st_mtime > stale:
+                continue
+            if path.name.startswith("put-"):
                 path.unlink(missing_ok=True)
+            elif _UPLOAD_ID.fullmatch(path.name) and not (path / "upload.json").exists():
+                # It was never begun, or not wholly dropped: no listing has it.
+                shutil.rmtree(path, ignore_errors=True)
 
     def probe(self) -> int:
         """Write an empty file, and return the bytes that are free."""
@@ -171,6 +176,17 @@ class Folder:
                 if folder == top or not _remove_empty(folder):
                     break
 
+    def find_objects(self, prefix: str) -> Iterator[FoundObject]:
+        """Find objects, and notes on such as never came or are gone."""
+        for path, found in _files(self.root):
+            key = path.relative_to(self.root).as_posix()
+            if key.startswith(prefix):
+                yield FoundObject(key=key, modified=found.st_mtime)
+        for path, found in _files(self._meta):
+            key = path.relative_to(self._meta).as_posix().removesuffix(".json")
+            if key.startswith(prefix) and not self.root.joinpath(key).exists():
+                yield FoundObject(key=key, modified=found.st_mtime)
+
     # --- uploads ---
 
     def upload_path(self, upload_id: str) -> Path:
@@ -206,6 +222,18 @@ class Folder:
         self._check_upload(key, upload_id)
         placed = _journal(self.upload_path(upload_id) / "parts")
         return [placed_part(number, placed[number]) for number in sorted(placed)]
+
+    def find_uploads(self, prefix: str) -> Iterator[FoundUpload]:
+        for path in self.uploads.iterdir():
+            if not _UPLOAD_ID.fullmatch(path.name):
+                continue
+            try:
+                document = json.loads((path / "upload.json").read_bytes())
+                begun = (path / "upload.json").stat().st_mtime
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                continue  # it is just being begun or dropped
+            if document["key"].startswith(prefix):
+                yield FoundUpload(key=document["key"], upload_id=path.name, begun=begun)
 
     def _check_upload(self, key: str, upload_id: str) -> None:
         path = self.upload_path(upload_id)
@@ -251,6 +279,22 @@ class Folder:
 def stored(found: os.stat_result) -> Stored:
     """Describe an object from its file's status."""
     return Stored(size=found.st_size, etag=f"{found.st_mtime_ns:x}-{found.st_size:x}")
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The regular files below a folder, what is hidden left out."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return  # emptied meanwhile, and removed
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(folder / entry.name)
+        elif entry.is_file(follow_symlinks=False):
+            with contextlib.suppress(FileNotFoundError):
+                yield folder / entry.name, entry.stat(follow_symlinks=False)
 
 
 def _remove_empty(folder: Path) -> bool:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from downloadd.errors import ObjectMissing, StorageRefused, StorageUnavailable
 from downloadd.model import Archive, Link, Record
@@ -24,7 +26,7 @@ from downloadd.objects.files import Folder
 from downloadd.objects.headers import attachment
 from downloadd.objects.links import LinkSigner
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
-from downloadd.ports import ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import FoundObject, FoundUpload, ObjectMeta, Part, PartBody, Stored
 from downloadd.tasks import Args, R, in_thread
 
 #: Only archives are stored here.
@@ -34,6 +36,11 @@ _CHUNK = 1024 * 1024
 _THREADS = 16
 #: With less room ``check`` fails: not even one part would fit.
 _MIN_FREE = 64 * 1024 * 1024
+
+#: Found files that one hop to a thread carries.
+_PAGE = 500
+
+T = TypeVar("T")
 
 #: What trying again does not change.
 _REFUSED = frozenset(
@@ -69,6 +76,7 @@ class LocalStore:
     """``ports.ObjectStore`` over a folder; made by ``open_local_store``."""
 
     min_part_size = 1
+    shared = False
 
     def __init__(
         self,
@@ -155,6 +163,17 @@ class LocalStore:
     async def delete(self, key: str) -> None:
         await self._run(self._folder.delete, key)
 
+    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+        return self._listed(self._folder.find_uploads(prefix))
+
+    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+        return self._listed(self._folder.find_objects(prefix))
+
+    async def _listed(self, found: Iterator[T]) -> AsyncIterator[T]:
+        while page := await self._run(_page, found):
+            for one in page:
+                yield one
+
     async def sign(self, archive: Archive) -> Link:
         expires = int(time.time()) + self._presign_ttl
         url = self._links.url(self._base_url, archive.key, expires, archive.file_name)
@@ -183,6 +202,10 @@ class LocalStore:
     async def check(self) -> None:
         if await self._run(self._folder.probe) < _MIN_FREE:
             raise StorageUnavailable(f"The disk of {self._folder.root} is full. Make room on it.")
+
+
+def _page(found: Iterator[T]) -> list[T]:
+    return list(itertools.islice(found, _PAGE))
 
 
 def _read(file: Descriptor, key: str, offset: int) -> bytes:

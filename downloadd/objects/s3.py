@@ -30,7 +30,7 @@ from downloadd.errors import (
     UploadMissing,
 )
 from downloadd.model import Archive, Link
-from downloadd.objects import signing
+from downloadd.objects import listing, signing
 from downloadd.objects.bodies import in_memory
 from downloadd.objects.clients import bucket_url, client_config, data_session
 from downloadd.objects.faults import ChecksumUnsupported, translated
@@ -46,7 +46,7 @@ from downloadd.objects.integrity import (
     md5_of,
 )
 from downloadd.objects.transfer import DataPath, Reply, backoff
-from downloadd.ports import ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import FoundObject, FoundUpload, ObjectMeta, Part, PartBody, Stored
 
 #: "Multipart upload limits", Amazon S3 User Guide.
 MIN_PART_SIZE = 5 * 1024 * 1024
@@ -61,6 +61,7 @@ class S3Store:
     """``ports.ObjectStore`` over one bucket; made by ``open_s3_store``."""
 
     min_part_size = MIN_PART_SIZE
+    shared = True
 
     def __init__(
         self,
@@ -252,6 +253,12 @@ class S3Store:
     async def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectMissing), translated("DeleteObject"):
             await self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def find_uploads(self, prefix: str) -> AsyncIterator[FoundUpload]:
+        return listing.find_uploads(self._client, self._bucket, prefix)
+
+    def find_objects(self, prefix: str) -> AsyncIterator[FoundObject]:
+        return listing.find_objects(self._client, self._bucket, prefix)
 
     async def sign(self, archive: Archive) -> Link:
         """Return a presigned GET.

@@ -108,7 +108,10 @@ class PartWriter:
         self.write(chunks)
         _sync_data(self._file.open(os.O_WRONLY))
         placed = Placed(offset=self._start, size=self._end - self._start, crc32=crc32)
-        _append_line(self._place / "parts", [self._number, placed.offset, placed.size, crc32])
+        try:
+            _append_line(self._place / "parts", [self._number, placed.offset, placed.size, crc32])
+        except FileNotFoundError as exc:  # it was dropped, or completed, meanwhile
+            raise no_upload() from exc
         return placed_part(self._number, placed)
 
     def close(self) -> None:

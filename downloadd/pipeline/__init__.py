@@ -1,8 +1,10 @@
 """Fetch, verify, pack, upload: one job, over ports, as a generator of steps."""
 
 from downloadd.pipeline.budget import DiskBudget, FetchSlots, MemoryBudget
-from downloadd.pipeline.fetched import FetchPolicy, FetchServices
-from downloadd.pipeline.run import JobRun, RunServices, Step
+from downloadd.pipeline.checkpoint import upload_of
+from downloadd.pipeline.run import JobRun
+from downloadd.pipeline.services import FetchPolicy, FetchServices, RunServices
+from downloadd.pipeline.snapshot import Step
 from downloadd.pipeline.spool import Spool
 
 __all__ = [
@@ -15,4 +17,5 @@ __all__ = [
     "RunServices",
     "Spool",
     "Step",
+    "upload_of",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
@@ -91,6 +91,8 @@ class DiskBudget:
         self._sequence = 0
         self._waiters: list[_Waiter] = []
         self._standstill: asyncio.TimerHandle | None = None
+        #: Called when somebody has to wait: what is merely kept may go.
+        self.on_shortage: Callable[[], None] = _nothing
         #: Nothing moved at the last look.
         self._still = False
         #: Which reservation may go over the cap.
@@ -122,6 +124,14 @@ class DiskBudget:
         await self._acquire((1, self._sequence), size)
         reservation.size = size
         return reservation
+
+    def keep(self, size: int) -> None:
+        """Count bytes that lie there already, whether or not there is room for them."""
+        self._used += size
+
+    def give_up(self, size: int) -> None:
+        """Count bytes no more that were kept."""
+        self._release(size)
 
     async def _acquire(self, rank: tuple[int, int], size: int) -> None:
         if rank[1] == self._favoured:
@@ -161,6 +171,8 @@ class DiskBudget:
             if not waiter.ready.cancelled():
                 self._used += waiter.size
                 waiter.ready.set_result(None)
+        if self._waiters:
+            self.on_shortage()
 
     def _has_room(self, waiter: _Waiter) -> bool:
         return self._used + waiter.size <= self._cap or waiter.rank[1] == self._favoured
@@ -220,3 +232,7 @@ class Reservation:
     def release(self) -> None:
         """Give everything back; a second time does nothing."""
         self.shrink(0)
+
+
+def _nothing() -> None:
+    """Nothing is kept that could go."""

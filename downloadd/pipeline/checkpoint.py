@@ -8,7 +8,8 @@ parts that the storage has acknowledged.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -20,7 +21,7 @@ from downloadd.ports import Part
 log = structlog.get_logger(__name__)
 
 #: Raised when the form below changes; a checkpoint of another form is not used.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,9 @@ class Checkpoint(Record):
     parts: tuple[Part, ...]
     #: The central directory follows the entries: nothing more will be added.
     sealed: bool = False
+    #: By the entry's index, for files of which bytes are still to be stored: what
+    #: their sources may be asked with whether they are the same (``If-Range``).
+    validators: Mapping[int, str] = field(default_factory=dict)
     #: SHA-256 of the whole archive, once every byte of it is determined and was seen.
     sha256: str | None = None
 
@@ -44,6 +48,7 @@ class Checkpoint(Record):
                 "entries": [entry.to_json() for entry in self.entries],
                 "parts": [[it.number, it.size, it.etag, it.crc32] for it in self.parts],
                 "sealed": self.sealed,
+                "validators": list(self.validators.items()),
                 "sha256": self.sha256,
             },
             separators=(",", ":"),
@@ -70,5 +75,15 @@ class Checkpoint(Record):
                 for number, size, etag, crc32 in data["parts"]
             ),
             sealed=data["sealed"],
+            validators=dict(data["validators"]),
             sha256=data["sha256"],
         )
+
+
+def upload_of(text: str) -> tuple[str, str] | None:
+    """Key and id of the multipart upload that a checkpoint tells of; None where it cannot be read.
+
+    The object may be there too, if the upload was completed and nothing after it written.
+    """
+    checkpoint = Checkpoint.parse(text)
+    return (checkpoint.key, checkpoint.upload_id) if checkpoint else None

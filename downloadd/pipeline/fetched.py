@@ -1,39 +1,25 @@
-"""What fetching a file needs, and what it gives."""
+"""A file as it comes to be packed: once more, or for the first time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from downloadd.archive import Method
+from downloadd.archive import Entry, Method
 from downloadd.model import Record
-from downloadd.pipeline.budget import FetchSlots
-from downloadd.pipeline.spool import Payload, Spool
-from downloadd.ports import Clock, SourceReader
-from downloadd.telemetry.metrics import Metrics
+from downloadd.pipeline.notes import Note
+from downloadd.pipeline.payload import Payload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FetchPolicy(Record):
-    """How a file is fetched (SPEC §4.1, §8 ``fetch``). Seconds and bytes."""
+class Packed(Record):
+    """A file that an earlier run has packed, and whose bytes are needed once more."""
 
-    retries: int
-    backoff: float
-    longest_backoff: float = 30.0
-    max_file_bytes: int
-    format_check: Literal["warn", "reject", "off"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FetchServices(Record):
-    """What fetching needs from the process."""
-
-    reader: SourceReader
-    clock: Clock
-    spool: Spool
-    slots: FetchSlots
-    policy: FetchPolicy
-    metrics: Metrics
+    entry: Entry
+    sha256: str
+    #: How many of the packed bytes the storage has already, from the beginning.
+    stored: int
+    #: By which its source can tell that it is the same file still.
+    validator: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,3 +36,25 @@ class Fetched(Record):
     modified: float | None
     #: File name that the source gave, raw.
     disposition: str | None
+    #: By which the source can tell that it is the same file still.
+    validator: str | None
+    #: Requests made for it.
+    attempts: int
+
+    @classmethod
+    def of(cls, note: Note, payload: Payload) -> Fetched:
+        """What a payload's note says of it. The note tells of a whole file."""
+        if (whole := note.whole) is None:
+            raise AssertionError("the file has not been fetched to its end")
+        return cls(
+            payload=payload,
+            method=Method.DEFLATED if note.deflated else Method.STORED,
+            crc32=whole.crc32,
+            size=whole.size,
+            packed_size=whole.packed_size,
+            sha256=whole.sha256,
+            modified=note.origin.modified,
+            disposition=note.origin.file_name,
+            validator=note.origin.validator,
+            attempts=whole.attempts,
+        )

@@ -1,75 +1,39 @@
-"""One file on its way: requests, retries, resumption, verification, packing."""
+"""One file on its way: requests, retries, resumption."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import structlog
 
-from downloadd.archive import Deflater, Method, compressible
-from downloadd.digest import Digester, verify
 from downloadd.errors import (
     ChecksumMismatch,
     DownloaddError,
     FileTooLarge,
-    FormatMismatch,
     SizeMismatch,
     SourceChanged,
     SourceTruncated,
 )
-from downloadd.formats import mismatch
 from downloadd.model import FileEntry
-from downloadd.pipeline.budget import Reservation
-from downloadd.pipeline.fetched import Fetched, FetchServices
-from downloadd.pipeline.spool import (
-    HOP,
-    Absorber,
-    FilePayload,
-    MemoryPayload,
-    Payload,
-)
+from downloadd.pipeline.fetched import Fetched, Packed
+from downloadd.pipeline.intake import Intake
+from downloadd.pipeline.notes import Origin
+from downloadd.pipeline.services import FetchServices
 from downloadd.ports import SourceBody
-from downloadd.tasks import settled, to_its_end
 
 log = structlog.get_logger(__name__)
 
-#: Files up to this size never touch the disk while there is memory for them,
-#: and are hashed where they stand: a hop to a thread would cost more.
-SMALL = 64 << 10
-#: What a file of unknown size reserves on disk at a time.
-_STEP = 16 << 20
-#: Seconds for which a reservation of the announced size holds; then the file
-#: reserves as it comes, like one of unknown size.
-_PATIENCE = 30.0
 #: A try that brought this much, and from which the next can go on, is no
 #: failed try: a source that drops every connection still gets its file here.
 _HEADWAY = 1 << 20
 #: Seconds; a source that asks for a longer pause has given its last answer.
 _LONGEST_PAUSE = 300.0
-#: What the format check looks at.
-_HEAD = 4 << 10
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What the first answer of a file said; a resumption must not contradict it."""
-
-    size: int | None = None
-    validator: str | None = None
-    file_name: str | None = None
-    content_type: str | None = None
-    modified: float | None = None
-    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 class FileFetch:
-    """Fetches one file of a job. ``run`` once; then ``close`` if it failed."""
+    """Fetches one file of a job. ``run`` once; then ``close`` or ``leave`` if it failed."""
 
     def __init__(
         self,
@@ -80,45 +44,48 @@ class FileFetch:
         name: str,
         compress: bool,
         on_bytes: Callable[[int], None],
+        packed: Packed | None = None,
+        salvage: bool = False,
     ) -> None:
         """Prepare. ``name`` is the one planned for the file.
 
-        ``on_bytes`` hears of each chunk and raises to stop the fetch.
+        ``on_bytes`` hears of all bytes that are here or no more, and raises to
+        stop the fetch. ``packed``: it was packed by an earlier run.
+        ``salvage``: such a run may have left some of it on the temporary disk.
         """
         self._services = services
-        self._job_id = job_id
         self._entry = entry
-        self._name = name
-        self._compress = compress
         self._on_bytes = on_bytes
+        self._salvage = salvage
+        self._intake = Intake(
+            services,
+            services.spool.path(job_id, entry.index),
+            entry,
+            name=name,
+            compress=compress,
+            packed=packed,
+        )
         #: Requests made.
         self.attempts = 0
-        self._moving = ExitStack()
-        self._reset()
 
-    def _reset(self) -> None:
-        #: Bytes of the file that are here.
-        self.received = 0
-        self._answer = _Answer()
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
-        self._absorber: Absorber | None = None
-        self._hop: asyncio.Future[None] | None = None
-        self._reservation: Reservation | None = None
-        self._reserved_at = 0.0
-        self._stitched = False
+    @property
+    def received(self) -> int:
+        """Bytes of the file that are here."""
+        return self._intake.received
 
     @property
     def size(self) -> int | None:
         """Size of the whole file, where somebody said it."""
         given = self._entry.source.size
-        return given if given is not None else self._answer.size
+        return given if given is not None else self._intake.origin.size
 
     async def run(self) -> Fetched:
         """Fetch and verify the file; raises its final ``FileError``."""
         policy = self._services.policy
         self._check_bound(self._entry.source.size or 0)
-        failures = reached = 0
+        if (fetched := await self._go_on()) is not None:
+            return fetched
+        failures, reached = 0, self.received
         truncated: SourceTruncated | None = None
         while True:
             try:
@@ -127,11 +94,11 @@ class FileFetch:
                 if isinstance(exc, SourceTruncated):
                     truncated = exc
                 # Bytes stitched from several answers may be those of two files.
-                again = exc.transient or (isinstance(exc, ChecksumMismatch) and self._stitched)
-                headway = self._answer.validator and self.received - reached >= _HEADWAY
+                stitched = isinstance(exc, ChecksumMismatch) and self._intake.stitched
+                headway = self._intake.origin.validator and self.received - reached >= _HEADWAY
                 reached = max(reached, self.received)
                 failures = 1 if headway else failures + 1
-                if not again or failures > policy.retries:
+                if not (exc.transient or stitched) or failures > policy.retries:
                     if truncated is not None and isinstance(exc, SourceChanged):
                         # A file that is shorter than announced refuses the
                         # range that is missing: it looks changed, and is a lie.
@@ -144,6 +111,16 @@ class FileFetch:
                 self._services.metrics.retried("fetch")
             await self._services.clock.sleep(pause)
 
+    async def _go_on(self) -> Fetched | None:
+        """Take up what an earlier run has left; the file, where that is all of it."""
+        fetched = await self._intake.salvage() if self._salvage else None
+        if not self.received:
+            self._intake.skip_stored()
+        self._on_bytes(self.received)
+        if fetched is not None:
+            self.attempts = fetched.attempts
+        return fetched
+
     def _pause(self, failures: int, exc: DownloaddError) -> float:
         policy = self._services.policy
         backoff = min(policy.backoff * 2.0 ** (failures - 1), policy.longest_backoff)
@@ -153,42 +130,29 @@ class FileFetch:
         return max(backoff * random.uniform(0.5, 1), exc.retry_after or 0)  # noqa: S311
 
     async def _attempt(self) -> Fetched:
-        services, source = self._services, self._entry.source
+        services, source, intake = self._services, self._entry.source, self._intake
         async with services.slots.hold(_host(source.url)):
             self.attempts += 1
-            if self.received and self._answer.validator is None:
+            if self.received and intake.origin.validator is None:
                 await self.close()
             async with services.reader.open(
                 source,
                 offset=self.received,
-                validator=self._answer.validator,
+                validator=intake.origin.validator,
             ) as body:
                 await self._accept(body)
-                with ExitStack() as self._moving:
-                    if self._reservation is not None:
-                        self._moves()
+                with intake.room.moving():
                     await self._receive(body)
-                    return await self._finish()
-
-    def _moves(self) -> None:
-        """Be known as moving while bytes come: what comes to disk will leave it again.
-
-        A small file, however slow, takes no part in that.
-        """
-        self._moving.enter_context(self._services.spool.disk.moving())
-
-    async def _reserve(self, size: int) -> None:
-        self._moves()
-        self._reservation = await self._services.spool.disk.reserve(size)
+                    return await intake.finish(self.attempts)
 
     async def _accept(self, body: SourceBody) -> None:
         if body.offset != self.received:
             await self.close()
         if body.offset:
             self._compare_size(body.size)
-            self._stitched = True
+            self._intake.stitched = True
         else:
-            self._answer = _Answer(
+            self._intake.origin = Origin(
                 size=body.size,
                 validator=body.validator,
                 file_name=body.file_name,
@@ -200,9 +164,9 @@ class FileFetch:
 
     def _compare_size(self, size: int | None) -> None:
         """A part of the file has come; either answer may be silent about the whole."""
-        known = self._answer.size
+        known = self._intake.origin.size
         if known is None:
-            self._answer.size = size
+            self._intake.origin = self._intake.origin.evolve(size=size)
         elif size not in (None, known):
             raise SourceChanged("The file changed while it was being fetched.")
 
@@ -221,173 +185,23 @@ class FileFetch:
 
     async def _receive(self, body: SourceBody) -> None:
         async for chunk in body.chunks():
-            self.received += len(chunk)
+            self._check_bound(self.received + len(chunk))
             self._on_bytes(len(chunk))
-            self._check_bound(self.received)
             self._services.metrics.transferred("in", len(chunk))
-            self._waiting.append(chunk)
-            self._waiting_bytes += len(chunk)
-            self._yield_room()
-            if self._waiting_bytes >= HOP or (self._absorber is None and self.received > SMALL):
-                await self._absorb()
-        if self.received < (self._answer.size or 0):
+            await self._intake.take(chunk)
+        if self.received < (self._intake.origin.size or 0):
             # A part that did not say how long the whole is ended early.
             raise SourceTruncated("The source stopped before the end of the file.")
 
-    async def _absorb(self) -> None:
-        """Send what has come to a thread, one hop at a time, while more arrives."""
-        await self._room()
-        await self._landed()
-        if self._absorber is None:
-            self._absorber = self._new_absorber()
-        chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        self._hop = self._services.spool.start(self._absorber.absorb_sync, chunks)
-
-    async def _landed(self) -> None:
-        if self._hop is not None:
-            hop, self._hop = self._hop, None
-            await to_its_end(hop)
-
-    @property
-    def _path(self) -> Path:
-        return self._services.spool.path(self._job_id, self._entry.index)
-
-    async def _room(self) -> None:
-        if self._reservation is None:
-            # Not by what the caller says: that may be anything.
-            await self._reserve(self._answer.size or _STEP)
-            self._reserved_at = self._services.clock.monotonic()
-        elif self.received > self._reservation.size:
-            await self._reservation.grow(self.received + _STEP)
-
-    def _yield_room(self) -> None:
-        """Give back what was reserved on the word of a source that takes its time.
-
-        Else one that announces much and sends little would keep others waiting.
-        """
-        reservation = self._reservation
-        if reservation is None or reservation.size <= self.received + _STEP:
-            return
-        if self._services.clock.monotonic() - self._reserved_at > _PATIENCE:
-            reservation.shrink(self.received + _STEP)
-
-    def _new_absorber(self) -> Absorber:
-        head = self._head()
-        deflate = self._compress and compressible(head)
-        self._check_format(head[:_HEAD])
-        return Absorber(self._path, self._new_digester(), Deflater() if deflate else None)
-
-    def _new_digester(self) -> Digester:
-        return Digester(md5=self._entry.source.md5 is not None or "md5" in self._answer.digests)
-
-    def _head(self) -> bytes:
-        return b"".join(self._waiting)[:SMALL]
-
-    def _check_format(self, head: bytes) -> None:
-        policy = self._services.policy
-        if policy.format_check == "off":
-            return
-        name = self._entry.source.name or self._answer.file_name or self._name
-        complaint = mismatch(name, self._answer.content_type, head)
-        if complaint is None:
-            return
-        if policy.format_check == "reject":
-            raise FormatMismatch(complaint)
-        log.warning("fetch.format", fileId=self._entry.label, complaint=complaint)
-
-    async def _finish(self) -> Fetched:
-        if self._absorber is None:
-            return await self._finish_small()
-        await self._landed()
-        absorber, chunks = self._absorber, self._waiting
-        self._waiting, self._waiting_bytes = [], 0
-        if chunks:
-            await self._services.spool.run(absorber.absorb_sync, chunks)
-        await self._services.spool.run(absorber.finish_sync)
-        self._verify(absorber.digester)
-        method = Method.DEFLATED if absorber.deflated else Method.STORED
-        return self._fetched(self._payload(), method, absorber.digester, absorber.packed)
-
-    def _payload(self) -> FilePayload:
-        """Hand the file over to whoever packs it."""
-        reservation, absorber = self._reservation, self._absorber
-        if reservation is None or absorber is None:
-            raise AssertionError("no bytes went to disk")
-        self._reservation = self._absorber = None
-        reservation.shrink(absorber.packed)
-        return FilePayload(self._services.spool, absorber.path, absorber.packed, reservation)
-
-    async def _finish_small(self) -> Fetched:
-        data = b"".join(self._waiting)
-        self._check_format(data[:_HEAD])
-        digester = self._new_digester()
-        digester.update(data)
-        self._verify(digester)
-        packed, method = self._pack(data)
-        memory = self._services.spool.memory
-        if memory.take(len(packed)):
-            payload: Payload = MemoryPayload(packed, memory)
-        else:
-            payload = await self._spill(packed)
-        return self._fetched(payload, method, digester, len(packed))
-
-    def _pack(self, data: bytes) -> tuple[bytes, Method]:
-        # Nearly every byte value within a KiB: packed or encrypted already.
-        if self._compress and len(set(data[:1024])) < 240 and compressible(data):
-            deflater = Deflater()
-            packed = deflater.update(data) + deflater.finish()
-            if len(packed) < len(data):
-                return packed, Method.DEFLATED
-        return data, Method.STORED
-
-    async def _spill(self, packed: bytes) -> Payload:
-        spool = self._services.spool
-        await self._reserve(len(packed))
-        self._absorber = Absorber(self._path, Digester(), None)
-        await spool.run(self._absorber.absorb_sync, [packed])
-        await spool.run(self._absorber.finish_sync)
-        return self._payload()
-
-    def _verify(self, digester: Digester) -> None:
-        verify(
-            digester,
-            self._entry.source,
-            self._answer.digests,
-            announced_size=self._answer.size,
-        )
-
-    def _fetched(
-        self,
-        payload: Payload,
-        method: Method,
-        digester: Digester,
-        packed_size: int,
-    ) -> Fetched:
-        return Fetched(
-            payload=payload,
-            method=method,
-            crc32=digester.crc32,
-            size=digester.size,
-            packed_size=packed_size,
-            sha256=digester.sha256,
-            modified=self._answer.modified,
-            disposition=self._answer.file_name,
-        )
-
     async def close(self) -> None:
         """Drop the bytes that are here, and begin from nothing if ``run`` goes on."""
-        hop, absorber, reservation = self._hop, self._absorber, self._reservation
         lost = self.received
-        if hop is not None:
-            await settled(hop)
-        self._reset()
+        await self._intake.close()
         self._on_bytes(-lost)
-        try:
-            if absorber is not None:
-                await self._services.spool.run(absorber.discard_sync)
-        finally:
-            if reservation is not None:
-                reservation.release()
+
+    async def leave(self) -> None:
+        """Leave the bytes that are here for the job's next run."""
+        await self._intake.leave()
 
 
 def _host(url: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from downloadd.archive import MANIFEST_INDEX, MANIFEST_NAME, Entry, Layout, Method, manifest
 from downloadd.digest import Digester
 from downloadd.errors import AllFilesFailed, FileError, LayoutChanged
 from downloadd.model import FileEntry, FileStatus, Job, OnError
 from downloadd.naming import Names
-from downloadd.pipeline.fetched import Fetched
-from downloadd.pipeline.spool import MemoryPayload, Payload
+from downloadd.pipeline.fetched import Fetched, Packed
+from downloadd.pipeline.payload import MemoryPayload, Payload
+
+#: A file below this size is fetched whole rather than from where it is stored.
+_LARGE = 1 << 20
 
 
 class Packing:
@@ -29,38 +32,55 @@ class Packing:
         #: Packed bytes that the storage may still need, by the entry's index.
         self.payloads: dict[int, Payload] = {}
         self.names = Names([entry.source for entry in job.files], reserved=(MANIFEST_NAME,))
-        #: Entries of an earlier run whose bytes are needed once more.
-        self.again: dict[int, Entry] = {}
+        #: Files of an earlier run whose bytes are needed once more.
+        self.again: dict[int, Packed] = {}
         self.current: str | None = job.current_file
         self._changed: dict[int, FileEntry] = {}
+        self._validators: dict[int, str] = {}
 
     def restore(
         self,
         files: Sequence[FileEntry],
         entries: Sequence[Entry],
-        needed: Callable[[tuple[int, int]], bool],
+        missing: Callable[[int, int], int | None],
         *,
         sealed: bool,
+        validators: Mapping[int, str],
     ) -> None:
         """Lay out an earlier run's entries as they were.
 
-        ``needed`` tells of a stretch of the layout whether the storage lacks
-        some of it. Raises ``LayoutChanged`` where a manifest comes out
-        differently than it was packed.
+        ``missing`` tells of a stretch of the layout where the first byte lies
+        that the storage lacks, if it does. Raises ``LayoutChanged`` where a
+        manifest comes out differently than it was packed.
         """
         states = {entry.index: entry for entry in files}
         for entry in entries:
             self.layout.append(entry)
             if entry.index == MANIFEST_INDEX:
                 continue
-            self.files[entry.index] = states[entry.index]
+            self.files[entry.index] = state = states[entry.index]
             self.names.restore(entry.index, entry.name)
-            if needed(self.layout.span(entry.index)):
-                self.again[entry.index] = entry
+            start, stop = self.layout.span(entry.index)
+            if (lacked := missing(start, stop)) is not None:
+                self.again[entry.index] = Packed(
+                    entry=entry,
+                    sha256=state.sha256 or "",
+                    stored=max(0, lacked - (stop - entry.packed_size)),
+                    validator=validators.get(entry.index),
+                )
         if sealed:
             if entries and entries[-1].index == MANIFEST_INDEX:
                 self._restore_manifest(entries[-1])
             self.layout.seal()
+
+    def bytes_here(self) -> int:
+        """Bytes of the files that are packed and not needed once more."""
+        return sum(
+            entry.size
+            for entry in self.layout.entries
+            # Nobody fetched the manifest.
+            if entry.index != MANIFEST_INDEX and entry.index not in self.again
+        )
 
     def pending(self) -> list[int]:
         """The files to fetch, those that are laid out already first."""
@@ -84,11 +104,17 @@ class Packing:
         """Where the entries lie whose payloads are here."""
         return {index: self.layout.span(index) for index in self.payloads}
 
-    def add(self, index: int, fetched: Fetched, *, attempts: int, now: float) -> None:
+    def validators(self) -> dict[int, str]:
+        """By index: what the sources of large files that are not stored yet may be asked with."""
+        return {i: it for i, it in self._validators.items() if i in self.payloads}
+
+    def add(self, index: int, fetched: Fetched, *, now: float) -> None:
         """Append a fetched file. ``LayoutChanged``: it is not what was packed before."""
         self.payloads[index] = fetched.payload
+        if fetched.validator is not None and fetched.size >= _LARGE:
+            self._validators[index] = fetched.validator
         if (packed := self.again.pop(index, None)) is not None:
-            self._compare(packed, fetched)
+            _compare(packed, fetched)
             return
         name = self.names.settle(index, fetched.disposition)
         modified = fetched.modified
@@ -109,19 +135,10 @@ class Packing:
             name=name,
             size=fetched.size,
             sha256=fetched.sha256,
-            attempts=attempts,
+            attempts=fetched.attempts,
             bytes_fetched=fetched.size,
             fetched_at=now,
         )
-
-    def _compare(self, packed: Entry, fetched: Fetched) -> None:
-        same = (
-            fetched.sha256 == self.files[packed.index].sha256
-            and fetched.packed_size == packed.packed_size
-            and fetched.method == packed.method
-        )
-        if not same:
-            raise LayoutChanged("A file changed at its source while the job was interrupted.")
 
     def fail(self, index: int, exc: FileError, *, attempts: int) -> FileEntry:
         """Note that a file cannot be had; returns it."""
@@ -169,7 +186,7 @@ class Packing:
             packed_size=len(data),
             modified=self._job.created_at,
         )
-        return entry, MemoryPayload(data, None)
+        return entry, MemoryPayload(data)
 
     def _restore_manifest(self, packed: Entry) -> None:
         entry, payload = self._manifest()
@@ -182,6 +199,16 @@ class Packing:
         for index, payload in list(self.payloads.items()):
             await payload.discard()
             del self.payloads[index]
+
+
+def _compare(packed: Packed, fetched: Fetched) -> None:
+    same = (
+        fetched.sha256 == packed.sha256
+        and fetched.packed_size == packed.entry.packed_size
+        and fetched.method == packed.entry.method
+    )
+    if not same:
+        raise LayoutChanged("A file changed at its source while the job was interrupted.")
 
 
 def _pristine(entry: FileEntry, *, keep_failed: bool) -> FileEntry:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from downloadd.archive import Layout
-from downloadd.pipeline.spool import HOP, Payload, Spool
+from downloadd.pipeline.payload import Payload
+from downloadd.pipeline.spool import HOP, Spool
 
 
 @dataclass(frozen=True, slots=True)

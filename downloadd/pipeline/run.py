@@ -9,15 +9,12 @@ allows (a part sent, a payload dropped).
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import structlog
 
-from downloadd.archive import MANIFEST_INDEX, Entry
 from downloadd.errors import (
     DownloaddError,
     FileError,
@@ -27,14 +24,16 @@ from downloadd.errors import (
     StorageCorrupt,
     UploadMissing,
 )
-from downloadd.model import Archive, FileEntry, Job, OnError, Record, Stage
+from downloadd.model import Archive, Job, OnError, Stage
 from downloadd.pipeline.checkpoint import Checkpoint
-from downloadd.pipeline.fetched import Fetched, FetchServices
+from downloadd.pipeline.fetched import Fetched
 from downloadd.pipeline.fetching import FileFetch
 from downloadd.pipeline.packing import Packing
-from downloadd.pipeline.snapshot import snapshot
-from downloadd.pipeline.uploading import Upload, usable_parts
-from downloadd.ports import ObjectMeta, ObjectStore
+from downloadd.pipeline.payload import Payload
+from downloadd.pipeline.services import RunServices
+from downloadd.pipeline.snapshot import Step, snapshot
+from downloadd.pipeline.uploading import Upload, usable
+from downloadd.ports import ObjectMeta
 from downloadd.tasks import stopped
 
 log = structlog.get_logger(__name__)
@@ -46,46 +45,33 @@ _TICK = 0.26
 _CRASHED = "The server failed while it worked on the file; its log says why."
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step(Record):
-    """Something to write down."""
-
-    job: Job
-    #: Files whose state has become final since the last step.
-    files: tuple[FileEntry, ...] = ()
-    #: Present when it has changed.
-    checkpoint: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunServices(Record):
-    """What a run needs from the process."""
-
-    fetch: FetchServices
-    objects: ObjectStore
-    #: Fetches of one job at once.
-    per_job: int
-    max_job_bytes: int
-
-
 class JobRun:
     """Works on one claimed job. ``steps`` once, then ``close``.
 
-    Before that ``discard`` if it was in vain, ``forsake`` if another goes on.
+    Before that ``discard`` if it was in vain, ``forsake`` if another goes on;
+    ``close`` keeps the temporary files for another that goes on here.
     """
 
-    def __init__(self, services: RunServices, job: Job, checkpoint: str | None) -> None:
+    def __init__(
+        self, services: RunServices, job: Job, checkpoint: str | None, *, namespace: str = ""
+    ) -> None:
+        """``namespace``: what the archive's key begins with where the storage is shared."""
         self._services = services
+        self._namespace = namespace if services.objects.shared else ""
         self._clock = services.fetch.clock
         self._spool = services.fetch.spool
         self._job = job
         self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
         self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
+        #: Whether an earlier run has left temporary files here.
+        self._salvage = self._spool.adopt(job.id)
+        #: Whether the storage has bytes that no run has compared with the files'.
+        self._unproven = False
         self._begin()
 
     def _begin(self) -> None:
         self._packing = Packing(self._job)
-        self._upload = self._new_upload(_key(self._job))
+        self._upload = self._new_upload(self._key)
         self._pending = deque(self._packing.pending())
         self._bytes = 0
         self._dirty = False
@@ -106,6 +92,16 @@ class JobRun:
             layout=self._packing.layout,
             payloads=self._packing.payloads,
         )
+
+    @property
+    def _key(self) -> str:
+        """Where the archive of this claim goes.
+
+        A worker that was taken for dead may still be storing what it made: that
+        must not replace what its successor made.
+        """
+        attempt = f"-{self._job.attempts}" if self._job.attempts > 1 else ""
+        return f"{self._namespace}{self._job.id}{attempt}.zip"
 
     @property
     def _file_name(self) -> str:
@@ -135,7 +131,7 @@ class JobRun:
             await self.discard()
             await self.close()
             settled = self._packing.settled()
-            self._checkpoint = None
+            self._checkpoint, self._salvage, self._unproven = None, False, False
             self._begin()
             self._packing.tell_again(settled)
             async with aclosing(self._work()) as steps:
@@ -150,12 +146,15 @@ class JobRun:
                 yield self._step(self._stage())  # what has settled before
                 raise
             if (step := self._due()) is not None:
+                reach = self._packing.layout.size
                 yield step
-                self._upload.saved()
+                if step.checkpoint is not None:
+                    self._upload.saved(reach)
                 with self._spool.disk.moving():  # a slow disk is no standstill
                     await self._upload.forget(self._packing.spans())
             if self._failure is not None:
                 raise self._failure
+            self._upload.cut()
             await self._wait()
         async with aclosing(self._finish()) as steps:
             async for step in steps:
@@ -166,25 +165,18 @@ class JobRun:
             sha256: str | None = await self._upload.put()
         else:
             earlier = self._checkpoint.sha256 if self._checkpoint is not None else None
-            sha256 = self._upload.sha256 or earlier
+            sha256 = None if self._unproven else self._upload.sha256 or earlier
             yield self._step(Stage.FINISHING, checkpoint=self._dump(sha256))
             await self._upload.complete()
         archive = Archive(
             key=self._upload.key,
             size=self._packing.layout.size,
-            sha256=sha256 or await self._read_back(),
+            sha256=sha256 or await self._upload.read_back(),
             file_name=self._file_name,
         )
         link = await self._services.objects.sign(archive)
         step = self._step(Stage.FINISHING)
         yield step.evolve(job=step.job.evolve(archive=archive, link=link))
-
-    async def _read_back(self) -> str:
-        """SHA-256 of an archive of which an earlier run has sent parts."""
-        sha256 = hashlib.sha256()
-        async for chunk in self._services.objects.read(self._upload.key):
-            await self._spool.run(sha256.update, chunk)
-        return sha256.hexdigest()
 
     @property
     def _stored(self) -> bool:
@@ -204,10 +196,7 @@ class JobRun:
         if upload.wanted:
             await upload.begin()
             self._dirty = True
-            return  # no part is sent before its upload's id is written down
-        if upload.id is not None:
-            self._dirty |= upload.collect()
-            upload.cut()
+        self._dirty |= upload.collect() or upload.unwritten
 
     async def _wait(self) -> None:
         tasks: set[asyncio.Task[object]] = {*self._fetches, *self._upload.tasks}
@@ -226,6 +215,8 @@ class JobRun:
                 name=self._packing.names.planned(index),
                 compress=self._job.options.compress,
                 on_bytes=self._count,
+                packed=self._packing.again.get(index),
+                salvage=self._salvage,
             )
             self._fetches[asyncio.create_task(fetch.run(), name=f"fetch-{index}")] = (index, fetch)
 
@@ -237,7 +228,7 @@ class JobRun:
 
     async def _collect_fetches(self) -> None:
         for task in [task for task in self._fetches if task.done()]:
-            index, fetch = self._fetches[task]
+            index, _ = self._fetches[task]
             try:
                 fetched = task.result()
             except DownloaddError as exc:
@@ -251,7 +242,7 @@ class JobRun:
             else:
                 del self._fetches[task]
                 now = self._clock.now()
-                self._packing.add(index, fetched, attempts=fetch.attempts, now=now)
+                self._packing.add(index, fetched, now=now)
 
     async def _give_up(self, task: asyncio.Task[Fetched], exc: FileError) -> None:
         index, fetch = self._fetches[task]
@@ -273,25 +264,28 @@ class JobRun:
         """Take up an earlier run's work where the storage still has it."""
         objects = self._services.objects
         self._upload = self._new_upload(checkpoint.key)
-        self._upload.restore(checkpoint.upload_id, ())  # known to ``discard`` from here on
+        self._upload.restore(checkpoint.upload_id, (), 0)  # known to ``discard`` from here on
         try:
             listed = await objects.list_parts(checkpoint.key, checkpoint.upload_id)
         except UploadMissing:
             if not await self._resume_completed(checkpoint):
                 self._checkpoint = None
-                self._upload = self._new_upload(_key(self._job))
+                self._upload = self._new_upload(self._key)
             return
-        parts, kept = usable_parts(checkpoint, listed)
-        self._upload.restore(checkpoint.upload_id, parts)
-        entries = checkpoint.entries[:kept]
-        sealed = checkpoint.sealed and kept == len(checkpoint.entries)
-        if not sealed:
-            self._checkpoint = checkpoint.evolve(sha256=None)  # that of another archive
-        self._packing.restore(self._job.files, entries, self._upload.needed, sealed=sealed)
+        kept = usable(checkpoint, listed)
+        self._upload.restore(checkpoint.upload_id, kept.parts, kept.reach)
+        self._packing.restore(
+            self._job.files,
+            kept.entries,
+            self._upload.missing,
+            sealed=checkpoint.sealed,
+            validators=checkpoint.validators,
+        )
+        again = self._packing.again
+        self._unproven = bool(again)
         self._pending = deque(self._packing.pending())
-        here = [entry for entry in entries if entry.index not in self._packing.again]
-        self._bytes = _bytes_of(here)
-        log.info("job.resumed", parts=len(parts), entries=kept, again=len(self._packing.again))
+        self._bytes = self._packing.bytes_here()
+        log.info("job.resumed", parts=len(kept.parts), entries=len(kept.entries), again=len(again))
 
     async def _resume_completed(self, checkpoint: Checkpoint) -> bool:
         """Whether the upload is gone because it was completed before the interruption."""
@@ -299,14 +293,16 @@ class JobRun:
         if stored is None:
             return False
         packing = Packing(self._job)
-        packing.restore(self._job.files, checkpoint.entries, lambda _: False, sealed=True)
+        packing.restore(
+            self._job.files, checkpoint.entries, lambda *_: None, sealed=True, validators={}
+        )
         if stored.size != packing.layout.size:
             return False
         await packing.discard()
         self._packing = packing
         self._upload = self._new_upload(checkpoint.key)
-        self._upload.restore_completed(checkpoint.upload_id, checkpoint.parts)
-        self._bytes = _bytes_of(checkpoint.entries)
+        self._upload.restore_completed(checkpoint.upload_id, checkpoint.parts, stored.size)
+        self._bytes = packing.bytes_here()
         self._pending.clear()
         return True
 
@@ -333,6 +329,7 @@ class JobRun:
             entries=tuple(self._packing.layout.entries),
             parts=tuple(self._upload.parts.values()),
             sealed=self._packing.layout.sealed,
+            validators=self._packing.validators(),
             sha256=sha256,
         ).dump()
 
@@ -352,39 +349,57 @@ class JobRun:
         """Remove what the storage has of this archive, finished or not."""
         await self.stop()
         await self._upload.discard()
+        if self._checkpoint is not None and self._checkpoint.upload_id != self._upload.id:
+            # Not taken up yet, or given up: nobody else will remove it.
+            await self._services.objects.abort(self._checkpoint.key, self._checkpoint.upload_id)
 
     async def forsake(self) -> None:
         """Leave the archive to another worker, but for what that one cannot know of."""
         await self.stop()
         await self._upload.forsake()
 
-    async def close(self) -> None:
-        """Stop whatever is under way and remove every temporary file."""
+    async def close(self, *, keep: bool = False) -> None:
+        """Stop whatever is under way and remove every temporary file.
+
+        ``keep``: leave those that the job's next run can go on with.
+        """
         await self.stop()
-        await self._packing.discard()
-        await self._spool.clear(self._job.id)
+        if keep:
+            await self._leave()
+        else:
+            await self._drop()
+            await self._spool.clear(self._job.id)
 
     async def stop(self) -> None:
         """End whatever is under way."""
         await stopped(self._fetches)
         await self._upload.stop()
-        # Cancelled in between, a second call goes on where this one ended.
+
+    # Cancelled in between, a second call of these goes on where the first one ended.
+
+    async def _drop(self) -> None:
         for task, (_, fetch) in list(self._fetches.items()):
-            if not task.cancelled() and task.exception() is None:
-                await task.result().payload.discard()
+            if (payload := _payload_of(task)) is not None:
+                await payload.discard()
             await fetch.close()
             del self._fetches[task]
+        await self._packing.discard()
+
+    async def _leave(self) -> None:
+        payloads = self._packing.payloads
+        for task, (index, fetch) in list(self._fetches.items()):
+            if (payload := _payload_of(task)) is not None:
+                payloads[index] = payload
+            await fetch.leave()
+            del self._fetches[task]
+        for index, payload in list(payloads.items()):
+            await payload.leave(self._spool, self._spool.path(self._job.id, index))
+            del payloads[index]
+        await self._spool.keep(self._job.id)
 
 
-def _key(job: Job) -> str:
-    """Where the archive of this claim goes.
-
-    A worker that was taken for dead may still be storing what it made: that
-    must not replace what its successor made.
-    """
-    return f"{job.id}.zip" if job.attempts <= 1 else f"{job.id}-{job.attempts}.zip"
-
-
-def _bytes_of(entries: Sequence[Entry]) -> int:
-    """Bytes that were fetched for these entries; nobody fetched the manifest."""
-    return sum(entry.size for entry in entries if entry.index != MANIFEST_INDEX)
+def _payload_of(task: asyncio.Task[Fetched]) -> Payload | None:
+    """The payload of a fetch that has ended well, and that nobody has taken."""
+    if task.cancelled() or task.exception() is not None:
+        return None
+    return task.result().payload

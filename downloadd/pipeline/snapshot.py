@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from downloadd.model import FileStatus, Job, Stage, progress_percent
+from downloadd.model import FileEntry, FileStatus, Job, Record, Stage, progress_percent
 from downloadd.pipeline.fetching import FileFetch
 from downloadd.pipeline.packing import Packing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step(Record):
+    """Something to write down."""
+
+    job: Job
+    #: Files whose state has become final since the last step.
+    files: tuple[FileEntry, ...] = ()
+    #: Present when it has changed.
+    checkpoint: str | None = None
 
 
 def snapshot(

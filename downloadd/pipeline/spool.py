@@ -1,24 +1,22 @@
-"""Payloads: the packed bytes of files between their source and the storage.
-
-Small ones wait in memory while there is room, others in one temporary file
-each. Functions that end in ``_sync`` block and belong in a worker thread.
-"""
+"""The temporary folder: one folder a job, threads that work on it, and what jobs leave there."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from downloadd.archive import Deflater
 from downloadd.digest import Digester
-from downloadd.errors import SpoolError
-from downloadd.pipeline.budget import DiskBudget, MemoryBudget, Reservation
+from downloadd.pipeline import notes
+from downloadd.pipeline.budget import DiskBudget, MemoryBudget
+from downloadd.pipeline.disk import disk_errors
+from downloadd.pipeline.notes import Note
 from downloadd.tasks import Args, R, in_thread
 
 #: Bytes that one hop to a worker thread carries; SHA-256 in two threads wins
@@ -26,101 +24,8 @@ from downloadd.tasks import Args, R, in_thread
 HOP = 1 << 20
 #: Buffers that one ``writev`` takes (POSIX IOV_MAX; 1024 on Linux).
 _IOV_MAX = 1024
-
-
-class Payload:
-    """Packed bytes of one file, from ``base`` on (what lies before is stored elsewhere)."""
-
-    base = 0
-    #: Bytes of the whole payload, ``base`` included.
-    size: int
-
-    def read_sync(self, offset: int, length: int) -> bytes:
-        """Return exactly these bytes. ``SpoolError`` where they are gone."""
-        raise NotImplementedError
-
-    def read_into_sync(self, offset: int, buffer: memoryview) -> None:
-        """The same into a buffer, as many as it holds: costs no memory of its own."""
-        buffer[:] = self.read_sync(offset, len(buffer))
-
-    @property
-    def in_memory(self) -> bool:
-        return False
-
-    async def trim(self, offset: int) -> None:
-        """Forget the bytes before ``offset``."""
-
-    async def discard(self) -> None:
-        """Forget all bytes and give back their room; a second time does nothing."""
-        raise NotImplementedError
-
-
-class MemoryPayload(Payload):
-    def __init__(self, data: bytes, memory: MemoryBudget | None) -> None:
-        """Hold ``data``, whose size was taken from ``memory`` (None: not counted)."""
-        self.size = len(data)
-        self._data = data
-        self._memory = memory
-
-    @property
-    def in_memory(self) -> bool:
-        return True
-
-    def read_sync(self, offset: int, length: int) -> bytes:
-        return self._data[offset : offset + length]
-
-    async def discard(self) -> None:
-        if self._memory is not None:
-            self._memory.give_back(len(self._data))
-        self._memory, self._data = None, b""
-
-
-class FilePayload(Payload):
-    def __init__(self, spool: Spool, path: Path, size: int, reservation: Reservation) -> None:
-        self._spool = spool
-        self._path = path
-        self.size = size
-        self._reservation = reservation
-
-    def read_sync(self, offset: int, length: int) -> bytes:
-        with disk_errors(), self._path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), length, offset - self.base)
-        if len(data) != length:
-            raise self._cut_short()
-        return data
-
-    def read_into_sync(self, offset: int, buffer: memoryview) -> None:
-        with disk_errors(), self._path.open("rb", buffering=0) as file:
-            read = os.preadv(file.fileno(), [buffer], offset - self.base)
-        if read != len(buffer):
-            raise self._cut_short()
-
-    def _cut_short(self) -> SpoolError:
-        return SpoolError(f"The temporary file {self._path.name} has been cut short.")
-
-    async def trim(self, offset: int) -> None:
-        """Keep only the bytes from ``offset`` on, in a small file of their own.
-
-        An entry's tail waits for the next part; its file may be gigabytes.
-        """
-        if offset <= self.base:
-            return
-        await self._spool.run(self._trim_sync, offset)
-        self._reservation.shrink(self.size - offset)
-
-    def _trim_sync(self, offset: int) -> None:
-        tail = self.read_sync(offset, self.size - offset)
-        path = self._path.with_name(f"{self._path.name}.tail")
-        with disk_errors():
-            path.write_bytes(tail)
-            path.replace(self._path)
-        self.base = offset
-
-    async def discard(self) -> None:
-        try:
-            await self._spool.run(self._path.unlink, True)
-        finally:
-            self._reservation.release()
+#: How the names of folders begin that are being removed; no job's id does.
+_GONE = ".gone-"
 
 
 class Absorber:
@@ -129,11 +34,21 @@ class Absorber:
     One call at a time; ``close_sync`` after the last.
     """
 
-    def __init__(self, path: Path, digester: Digester, deflater: Deflater | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        digester: Digester,
+        deflater: Deflater | None,
+        note: Note | None,
+        make_folder: Callable[[Path], None],
+    ) -> None:
+        """``note``: by which a later run can go on with the file if this one does not end it."""
         self.digester = digester
         self.packed = 0
         self.path = path
         self._deflater = deflater
+        self._note = note
+        self._make_folder = make_folder
         self._file: int | None = None
 
     @property
@@ -147,6 +62,13 @@ class Absorber:
             self._write(chunks)
         else:
             self._write([self._deflater.update(chunk) for chunk in chunks])
+
+    def go_on_sync(self, size: int) -> None:
+        """Write behind the first ``size`` bytes that are in the file, and hashed already."""
+        with disk_errors():
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            os.ftruncate(self._file, size)
+        self.packed = size
 
     def finish_sync(self) -> None:
         """Write what the compressor still holds."""
@@ -162,13 +84,18 @@ class Absorber:
     def discard_sync(self) -> None:
         self.close_sync()
         self.path.unlink(missing_ok=True)
+        notes.remove_sync(self.path)
 
     def _write(self, chunks: Sequence[bytes]) -> None:
         with disk_errors():
             if self._file is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._make_folder(self.path.parent)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
                 self._file = os.open(self.path, flags, 0o600)
+                if self._note is not None:
+                    self._note.write_sync(self.path)
+                else:  # what an earlier file's says is no longer true
+                    notes.remove_sync(self.path)
             # Not joined: a copy of all that comes is what this saves.
             for start in range(0, len(chunks), _IOV_MAX):
                 group = chunks[start : start + _IOV_MAX]
@@ -193,18 +120,50 @@ class Spool:
         executor: ThreadPoolExecutor,
         disk: DiskBudget,
         memory: MemoryBudget,
+        *,
+        restore: Callable[[], object] | None = None,
     ) -> None:
+        """Use ``root``, and keep what is in it for the jobs that it is of.
+
+        ``restore`` makes it again where somebody has removed it; it blocks.
+        """
         self._root = root
+        self._restore = restore or partial(root.mkdir, parents=True, exist_ok=True)
         self._executor = executor
         #: Jobs that have a folder, or had one and were not cleared.
         self._used: set[str] = set()
+        #: Bytes that jobs left behind which nobody works on, the oldest first.
+        self._kept: dict[str, int] = {}
+        self._evicting: asyncio.Future[None] | None = None
         self.disk = disk
         self.memory = memory
+        disk.on_shortage = self._evict
+        for job_id, size in _left_in(root):
+            self._note_kept(job_id, size)
 
     def path(self, job_id: str, index: int) -> Path:
         """Where the payload of a job's file is to lie."""
         self._used.add(job_id)
         return self._root / job_id / str(index)
+
+    def absorber(
+        self,
+        path: Path,
+        digester: Digester,
+        *,
+        deflater: Deflater | None = None,
+        note: Note | None = None,
+    ) -> Absorber:
+        """What takes a file's bytes to ``path``."""
+        return Absorber(path, digester, deflater, note, self.make_folder_sync)
+
+    def make_folder_sync(self, folder: Path) -> None:
+        """Make a job's folder."""
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            self._restore()
+            folder.mkdir(exist_ok=True)
 
     def start(self, call: Callable[[*Args], R], *args: *Args) -> asyncio.Future[R]:
         """Begin a blocking call in a worker thread."""
@@ -215,18 +174,85 @@ class Spool:
         return await in_thread(self._executor, call, *args)
 
     async def clear(self, job_id: str) -> None:
-        """Remove what is left of a job."""
+        """Remove what a job that is worked on here has on the disk."""
         if job_id in self._used:  # small jobs leave nothing, and need no thread
-            await self.run(shutil.rmtree, self._root / job_id, True)
             self._used.discard(job_id)
+            await self._remove(job_id)
+
+    # --- what jobs leave ---
+
+    def kept_jobs(self) -> list[str]:
+        """The jobs of which something is kept and on which nobody works here."""
+        return list(self._kept)
+
+    async def clear_kept(self, job_id: str) -> None:
+        """Remove what is kept of a job; nothing where it is worked on, or unknown."""
+        if self._forget_kept(job_id):
+            await self._remove(job_id)
+
+    async def keep(self, job_id: str) -> None:
+        """Keep what a job has in its folder for its next run, until the disk is needed."""
+        if job_id in self._used:
+            size = await self.run(_size_of, self._root / job_id)
+            self._used.discard(job_id)
+            self._note_kept(job_id, size)
+
+    def adopt(self, job_id: str) -> bool:
+        """Take a job's folder to work with; whether something was kept in it."""
+        kept = self._forget_kept(job_id)
+        if kept:
+            self._used.add(job_id)
+        return kept
+
+    def _note_kept(self, job_id: str, size: int) -> None:
+        self._kept[job_id] = size
+        self.disk.keep(size)
+
+    def _forget_kept(self, job_id: str) -> bool:
+        size = self._kept.pop(job_id, None)
+        if size is None:
+            return False
+        self.disk.give_up(size)
+        return True
+
+    def _evict(self) -> None:
+        """Give the oldest folder that is only kept for the sake of whoever waits for disk."""
+        if not self._kept or self._evicting is not None:
+            return
+        job_id = next(iter(self._kept))
+        size = self._kept.pop(job_id)
+
+        def removed(_: asyncio.Future[None]) -> None:
+            self._evicting = None
+            self.disk.give_up(size)
+
+        gone = self._put_aside(job_id) or self._root / job_id
+        self._evicting = self.start(shutil.rmtree, gone, True)
+        self._evicting.add_done_callback(removed)
+
+    async def _remove(self, job_id: str) -> None:
+        if (gone := self._put_aside(job_id)) is not None:
+            await self.run(shutil.rmtree, gone, True)
+
+    def _put_aside(self, job_id: str) -> Path | None:
+        """Take a job's folder out of the way at once: its next run may begin meanwhile."""
+        gone = self._root / f"{_GONE}{uuid.uuid4().hex}"
+        try:
+            (self._root / job_id).rename(gone)
+        except FileNotFoundError:
+            return None
+        return gone
 
 
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Translate the operating system's words about the temporary disk."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SpoolError("The server's temporary disk is full; try again later.") from exc
-        raise SpoolError(f"The server's temporary folder failed: {exc.strerror}.") from exc
+def _left_in(root: Path) -> list[tuple[str, int]]:
+    if not root.is_dir():
+        return []
+    for gone in root.glob(f"{_GONE}*"):
+        shutil.rmtree(gone, ignore_errors=True)
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    folders.sort(key=lambda path: path.stat().st_mtime)
+    return [(path.name, _size_of(path)) for path in folders]
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*"))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from bisect import bisect_right
 from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 
-from downloadd.archive import Layout, part_bounds
+from downloadd.archive import ArchiveCheck, Entry, Layout, part_bounds
+from downloadd.errors import StorageCorrupt
+from downloadd.model import Record
 from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.pipeline.parts import ArchiveHash, ArchivePart
-from downloadd.pipeline.spool import Payload, Spool
+from downloadd.pipeline.payload import Payload
+from downloadd.pipeline.spool import Spool
 from downloadd.ports import ObjectMeta, ObjectStore, Part
 from downloadd.tasks import stopped
 from downloadd.telemetry.metrics import Metrics
@@ -23,8 +28,10 @@ _LAST_WORD = 1.0
 class Upload:
     """Cuts parts from a layout and stores them; knows which payloads are needed no more.
 
-    A part that is stored counts (for ``covered`` payloads and for resumption)
-    only from ``saved`` on, when the caller has written it into a checkpoint.
+    Nothing is cut but from entries, and no stored part counts as covering a
+    payload, that the caller has written into a checkpoint (``saved``). So
+    whoever goes on after us lays the archive out as we did, and a part that
+    one of us still sends late has the bytes that the other one's has.
     """
 
     def __init__(
@@ -56,6 +63,8 @@ class Upload:
         #: Parts cut by an earlier run that are not stored.
         self._lost: list[int] = []
         self._saved: frozenset[int] = frozenset()
+        #: Up to where a written checkpoint tells of the layout.
+        self._reach = 0
         self._tasks: set[asyncio.Task[Part]] = set()
         #: Whether a written checkpoint tells of the upload.
         self._known = False
@@ -76,9 +85,13 @@ class Upload:
     async def _begin(self) -> None:
         self.id = await self._objects.begin(self.key, self._meta)
 
-    def restore(self, upload_id: str, parts: Sequence[Part]) -> None:
-        """Go on with an earlier run's upload, of which ``parts`` are stored."""
+    def restore(self, upload_id: str, parts: Sequence[Part], reach: int) -> None:
+        """Go on with an earlier run's upload, of which ``parts`` are stored.
+
+        ``reach``: up to where its checkpoint tells of the layout.
+        """
         self.id = upload_id
+        self._reach = reach
         self._known = True
         self.parts = {part.number: part for part in parts}
         self._whole = not parts
@@ -89,14 +102,20 @@ class Upload:
             self._stops[-1] = part_bounds(last)[0] + self.parts[last].size
         self._lost = [number for number in range(1, last) if number not in self.parts]
 
-    def restore_completed(self, upload_id: str, parts: Sequence[Part]) -> None:
-        """Go on with one whose object is there."""
-        self.restore(upload_id, parts)
+    def restore_completed(self, upload_id: str, parts: Sequence[Part], size: int) -> None:
+        """Go on with one whose object is there, ``size`` bytes."""
+        self.restore(upload_id, parts, size)
         self._made = True
 
-    def needed(self, span: tuple[int, int]) -> bool:
-        """Whether bytes of this stretch of the layout are still to be sent."""
-        return not self._covered(*span, frozenset(self.parts))
+    def missing(self, start: int, stop: int) -> int | None:
+        """Where the first byte of this stretch lies that is not stored; None where all is."""
+        for number in range(bisect_right(self._stops, start) + 1, len(self._stops) + 1):
+            if start >= stop:
+                return None
+            if number not in self.parts:
+                return start
+            start = self._stops[number - 1]
+        return start if start < stop else None
 
     # --- sending ---
 
@@ -116,21 +135,33 @@ class Upload:
             and self._stops[-1] == self._layout.size
         )
 
+    @property
+    def unwritten(self) -> bool:
+        """Whether the next part waits for a checkpoint that tells of its entries."""
+        if self.id is None or len(self._tasks) >= _PARALLEL:
+            return False
+        _, stop = self._next()
+        return stop is not None and stop > self._reach
+
+    def _next(self) -> tuple[int, int | None]:
+        """The next part's bounds; no end while its bytes are not all determined."""
+        start, stop = part_bounds(len(self._stops) + 1)
+        stop = min(stop, self._layout.size) if self._layout.sealed else stop
+        return start, stop if start < stop <= self._layout.size else None
+
     def cut(self) -> None:
-        """Start sending the parts whose bytes are all determined and here."""
+        """Start sending the parts whose bytes are all determined, written down and here."""
         for number in list(self._lost):
             if len(self._tasks) >= _PARALLEL:
                 return
             if self._send(number):
                 self._lost.remove(number)
         while len(self._tasks) < _PARALLEL:
-            number = len(self._stops) + 1
-            stop = min(part_bounds(number)[1], self._layout.size)
-            start = self._stops[-1] if self._stops else 0
-            if stop <= start or (stop < part_bounds(number)[1] and not self._layout.sealed):
+            _, stop = self._next()
+            if stop is None or stop > self._reach:
                 return
             self._stops.append(stop)
-            if not self._send(number):
+            if not self._send(len(self._stops)):
                 self._stops.pop()
                 return
 
@@ -168,10 +199,11 @@ class Upload:
 
     # --- forgetting ---
 
-    def saved(self) -> None:
-        """Note that the upload and its stored parts are in a written checkpoint."""
-        self._known = self.id is not None
+    def saved(self, reach: int) -> None:
+        """Note that its stored parts, and the layout up to ``reach``, are written down."""
+        self._known = True
         self._saved = frozenset(self.parts)
+        self._reach = reach
 
     async def forget(self, spans: Mapping[int, tuple[int, int]]) -> None:
         """Drop the payloads that saved parts cover; ``spans`` says where each entry lies."""
@@ -220,6 +252,19 @@ class Upload:
         self._made = True
         await _answered(self._objects.complete(self.key, self.id, parts))
 
+    async def read_back(self) -> str:
+        """SHA-256 of an object of which an earlier run sent parts; every file in it is compared.
+
+        Raises ``StorageCorrupt``.
+        """
+        sha256, check = hashlib.sha256(), ArchiveCheck(self._layout)
+        async for chunk in self._objects.read(self.key):
+            await self._spool.run(sha256.update, chunk)
+            await self._spool.run(check.update, chunk)
+        if not check.intact:
+            raise StorageCorrupt("The stored archive does not hold the files that were packed.")
+        return sha256.hexdigest()
+
     async def discard(self) -> None:
         """Remove whatever is in the storage of this archive."""
         if self.id is not None:
@@ -249,28 +294,46 @@ async def _answered(call: Coroutine[object, object, object]) -> None:
         raise
 
 
-def usable_parts(checkpoint: Checkpoint, listed: Sequence[Part]) -> tuple[list[Part], int]:
-    """What of an earlier run can be kept: its parts, and how many of its entries.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usable(Record):
+    """What of an earlier run can be kept."""
 
-    A part counts when the checkpoint and the storage agree on it. Entries
-    behind the last such part are dropped; their files are fetched anew.
+    parts: tuple[Part, ...]
+    entries: tuple[Entry, ...]
+    #: Up to where parts may have been cut.
+    reach: int
+
+
+def usable(checkpoint: Checkpoint, listed: Sequence[Part]) -> Usable:
+    """Compare a checkpoint with what the storage has.
+
+    A part that is stored counts unless the checkpoint knows it otherwise: only
+    from written entries is a part cut, so it has the bytes that we would send.
+    Entries of which no part can have been cut yet may lie anywhere.
     """
-    layout, ends = Layout(), []
+    layout, starts = Layout(), []
     for entry in checkpoint.entries:
+        starts.append(layout.size)
         layout.append(entry)
-        ends.append(layout.span(entry.index))
     if checkpoint.sealed:
         layout.seal()
-    there = set(listed)
-    parts = [
-        part
-        for part in checkpoint.parts
-        if part in there and part.size == _size_of(part.number, layout.size)
-    ]
-    reach = max((part_bounds(part.number)[0] + part.size for part in parts), default=0)
-    if checkpoint.sealed and reach > (ends[-1][1] if ends else 0):
-        return parts, len(ends)
-    return parts, sum(start < reach for start, _ in ends)
+    reach = layout.size if checkpoint.sealed else _last_bound(layout.size)
+    kept = sum(start < reach for start in starts)
+    known = {part.number: part for part in checkpoint.parts}
+    parts = tuple(
+        known.get(part.number, part)
+        for part in listed
+        if known.get(part.number, part) == part and part.size == _size_of(part.number, reach)
+    )
+    return Usable(parts=parts, entries=checkpoint.entries[:kept], reach=reach)
+
+
+def _last_bound(size: int) -> int:
+    """Where the last part ends of those that lie within ``size`` bytes."""
+    number = 1
+    while part_bounds(number)[1] <= size:
+        number += 1
+    return part_bounds(number)[0]
 
 
 def _size_of(number: int, total: int) -> int:

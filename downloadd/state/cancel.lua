@@ -2,7 +2,7 @@
 -- KEYS: job, files, events, checkpoint, headers, queue, active
 -- ARGV: id, now, operation, statuses it may start from, seconds to keep the job,
 --       control channel, template of a dedupe key
--- Returns nil | status that forbids it | {snapshot}
+-- Returns nil | status that forbids it | {snapshot, checkpoint}
 local job, files, events, checkpoint, headers, queue, active = unpack(KEYS)
 local id, now, operation, sources = unpack(ARGV, 1, 4)
 local known = redis.call('HMGET', job, 'status', 'operation')
@@ -10,6 +10,7 @@ if not known[1] then return nil end
 -- The answer to an earlier try was lost.
 if known[2] == operation then return { snapshot(job, queue, id) } end
 if not allowed(sources, known[1]) then return known[1] end
+local kept = redis.call('GET', checkpoint)
 
 redis.call('HSET', job, 'status', 'cancelled', 'operation', operation, 'stage', '',
   'updated_at', now, 'completed_at', now)
@@ -21,4 +22,4 @@ append(job, events, 'cancelled', last_event(job, 'cancelled', true))
 free_body(job, ARGV[7], id)
 for _, key in ipairs({ job, files, events }) do redis.call('EXPIRE', key, ARGV[5]) end
 redis.call('PUBLISH', ARGV[6], 'cancel ' .. id)
-return { snapshot(job, queue, id) }
+return { snapshot(job, queue, id), kept }

@@ -45,3 +45,20 @@ local function free_body(job, template, id)
   local key = string.format(template, digest)
   if redis.call('GET', key) == id then redis.call('DEL', key) end
 end
+
+-- Count something that befell a job, from 1 again when a file has settled since
+-- the time before: a job that gets on is not what is at fault.
+local function count_since(job, field)
+  local known = redis.call('HMGET', job, field, field .. '_at', 'files_completed', 'files_failed')
+  local settled = tonumber(known[3] or 0) + tonumber(known[4] or 0)
+  local count = tonumber(known[1] or 0) + 1
+  if settled > tonumber(known[2] or 0) then count = 1 end
+  redis.call('HSET', job, field, count, field .. '_at', settled)
+  return count
+end
+
+-- Put a job behind those of its rank.
+local function enqueue(queue, sequence, rank, id)
+  local place = redis.call('INCR', sequence)
+  redis.call('ZADD', queue, string.format('%.0f', tonumber(rank) * 281474976710656 + place), id)
+end

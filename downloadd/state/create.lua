@@ -38,10 +38,12 @@ end
 local waiting = redis.call('ZCARD', queue)
 if waiting >= tonumber(ARGV[2]) then return { 'full' } end
 
-redis.call('HSET', job, unpack(ARGV, 15))
-if ARGV[14] ~= '' then redis.call('SET', headers, ARGV[14]) end
-local place = redis.call('INCR', sequence)
-redis.call('ZADD', queue, string.format('%.0f', tonumber(ARGV[3]) * 281474976710656 + place), id)
+redis.call('HSET', job, 'rank', ARGV[3], unpack(ARGV, 15))
+if ARGV[14] ~= '' then
+  redis.call('SET', headers, ARGV[14])
+  redis.call('HSET', job, 'headers', '1')
+end
+enqueue(queue, sequence, ARGV[3], id)
 redis.call('ZREMRANGEBYSCORE', user_jobs, '-inf', created - tonumber(ARGV[12]))
 redis.call('ZADD', user_jobs, ARGV[4], id)
 redis.call('EXPIRE', user_jobs, ARGV[12])

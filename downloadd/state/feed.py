@@ -68,10 +68,10 @@ class Feed:
         self._wake, self._cancel = wake, cancel
 
     async def watch(self, job_id: str, after: str = "") -> AsyncGenerator[Event]:
-        """Yield every event after ``after``, the old and then the new, up to a terminal one.
+        """Yield every event after ``after``, the old and then the new, up to the job's end.
 
-        ``after`` is the id of an event ("" for the beginning). Ends at once
-        when the job's last event is terminal and not after it. Raises
+        ``after`` is the id of an event ("" for the beginning). Ends when the
+        job's last event is terminal; one before it was followed by a retry. Raises
         ``JobNotFound`` where there is no stream. While Redis is away it waits.
         Close it (``contextlib.aclosing``) when it is left early.
         """
@@ -82,8 +82,6 @@ class Feed:
                 for event in events:
                     place = place_of(event.id)
                     yield event
-                    if event.type.terminal:
-                        return
         finally:
             self._leave(topic)
 

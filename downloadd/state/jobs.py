@@ -8,97 +8,29 @@ carries a number of its own, and a claim remembers what it took.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
-
-from downloadd.errors import (
-    IdempotencyConflict,
-    JobCancelled,
-    JobConflict,
-    JobNotFound,
-    LeaseLost,
-    QueueFull,
-)
-from downloadd.model import (
-    TRANSITIONS,
-    Event,
-    FileEntry,
-    Job,
-    JobStatus,
-    check_transition,
-    event_data,
-    terminal_event,
-)
-from downloadd.ports import Claim, Clock, Created, Deduplication, JobStore, Lease, SystemClock
+from downloadd.errors import IdempotencyConflict, JobConflict, JobNotFound, QueueFull
+from downloadd.model import Event, Job, JobStatus, event_data
+from downloadd.ports import Created, Deduplication, JobStore
 from downloadd.state import codec
-from downloadd.state.client import Arg, Client, Script
-from downloadd.state.keys import Keys
+from downloadd.state.client import Arg
+from downloadd.state.scripts import SOURCES, script, whole_seconds
+from downloadd.state.work import Work
 
-log = structlog.get_logger(__name__)
-
-#: Jobs that are read with their files at once: such an answer may have megabytes.
-_WHOLE_AT_ONCE = 8
 #: Seconds for which an Idempotency-Key is remembered (SPEC "Initiate").
 IDEMPOTENCY_TTL = 24 * 3600
 
-_PREAMBLE = "local FIELDS = {" + ",".join(f"'{name}'" for name in codec.FIELDS) + "}"
-_CREATE = Script.load("create", preamble=_PREAMBLE)
-_LOAD = Script.load("load", preamble=_PREAMBLE)
-_CLAIM = Script.load("claim", preamble=_PREAMBLE)
-_WRITE = Script.load("write", preamble=_PREAMBLE)
-_RENEW = Script.load("renew", preamble=_PREAMBLE)
-_RELEASE = Script.load("release", preamble=_PREAMBLE)
-_CANCEL = Script.load("cancel", preamble=_PREAMBLE)
+_CREATE = script("create")
+_LOAD = script("load")
+_CANCEL = script("cancel")
+_RETRY = script("retry")
+_ANNOUNCE = script("announce")
 
 
-def _sources(target: JobStatus) -> str:
-    """The statuses from which a job may become ``target``, for a script."""
-    return " ".join(old.value for old, targets in TRANSITIONS.items() if target in targets)
-
-
-_SOURCES: Mapping[JobStatus, str] = {status: _sources(status) for status in JobStatus}
-
-
-class RedisJobStore(JobStore):
-    """``ports.JobStore``. Durations are in seconds."""
-
-    def __init__(
-        self,
-        client: Client,
-        keys: Keys,
-        *,
-        lease: float,
-        completed_ttl: float,
-        failed_ttl: float,
-        retry_window: float,
-        durable: Client | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        self._client = client
-        #: Where a job is created: its answer may have to wait for the disk.
-        self._durable = durable or client
-        self._keys = keys
-        self._lease = lease
-        self._clock = clock or SystemClock()
-        self._ttl: Mapping[JobStatus, int] = {
-            JobStatus.COMPLETED: _whole(completed_ttl),
-            JobStatus.FAILED: _whole(failed_ttl),
-            JobStatus.CANCELLED: _whole(failed_ttl),
-        }
-        self._retry_window = int(retry_window)
-        # A list may forget what ended long ago; no job waits that long.
-        self._listed = 2 * max(self._ttl.values())
-        self._whole = asyncio.Semaphore(_WHOLE_AT_ONCE)
-        self._owner = uuid.uuid4().hex
-        self._operations = itertools.count(1)
-
-    def _operation(self) -> str:
-        """A name for one write or claim, never used again."""
-        return f"{self._owner}:{next(self._operations)}"
+class RedisJobStore(Work, JobStore):
+    """``ports.JobStore``: what callers do with jobs; ``Work`` is what workers do."""
 
     # --- making and reading --------------------------------------------------
 
@@ -126,7 +58,7 @@ class RedisJobStore(JobStore):
             dedup.idempotency_body or "",
             IDEMPOTENCY_TTL,
             dedup.body_key or "",
-            _whole(dedup.body_window),
+            whole_seconds(dedup.body_window),
             self._listed,
             codec.dumps(event_data(job)),
             codec.encode_headers(job.files),
@@ -165,132 +97,9 @@ class RedisJobStore(JobStore):
         )
         return {JobStatus.QUEUED: waiting, JobStatus.PROCESSING: int(active)}
 
-    # --- working -------------------------------------------------------------
+    # --- moves that callers make ----------------------------------------------
 
-    async def claim(self, limit: int) -> Sequence[Claim]:
-        keys = self._keys
-        token = self._operation()
-        args: list[Arg] = [
-            limit,
-            token,
-            self._lease,
-            self._clock.now(),
-            _SOURCES[JobStatus.PROCESSING],
-            keys.job("%s"),
-            keys.files("%s"),
-            keys.events("%s"),
-            keys.checkpoint("%s"),
-            keys.headers("%s"),
-        ]
-        names = [keys.queue, keys.active, keys.last_claim(self._owner)]
-        claims: list[Claim] = []
-        for row in await self._client.run(_CLAIM, names, args):
-            try:
-                claims.append(_claim(token, row))
-            except (ValueError, TypeError, LookupError):
-                log.exception("job.unreadable", jobId=row[0])
-                await self._fail_unreadable(Lease(job_id=row[0], token=token))
-        return claims
-
-    async def _fail_unreadable(self, lease: Lease) -> None:
-        """End a job of which another version wrote what this one cannot read.
-
-        It would stop worker after worker, and the jobs behind it.
-        """
-        now = self._clock.now()
-        job = Job(
-            id=lease.job_id,
-            total_files=0,
-            status=JobStatus.FAILED,
-            created_at=now,
-            updated_at=now,
-            completed_at=now,
-            error="The job cannot be read by this version of the server; make it again.",
-            error_code="job_unreadable",
-        )
-        await self.finish(lease, job, terminal_event(job))
-
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[Lease]:
-        if not leases:
-            return []
-        names = [self._keys.active, *(self._keys.job(lease.job_id) for lease in leases)]
-        args: list[Arg] = [
-            self._lease,
-            *(part for lease in leases for part in (lease.job_id, lease.token)),
-        ]
-        lost = await self._client.run(_RENEW, names, args)
-        return [leases[place - 1] for place in lost]
-
-    async def save(
-        self,
-        lease: Lease,
-        job: Job,
-        *,
-        event: Event | None = None,
-        checkpoint: str | None = None,
-        files: Sequence[FileEntry] = (),
-    ) -> None:
-        fields = [*codec.encode_progress(job), "flight", codec.encode_flight(job.files)]
-        await self._write(lease, job, fields, event=event, checkpoint=checkpoint, files=files)
-
-    async def finish(
-        self,
-        lease: Lease,
-        job: Job,
-        event: Event,
-        *,
-        files: Sequence[FileEntry] = (),
-    ) -> None:
-        check_transition(JobStatus.PROCESSING, job.status)
-        fields = codec.encode_end(job)
-        await self._write(lease, job, fields, event=event, files=files, end=job.status)
-
-    async def _write(
-        self,
-        lease: Lease,
-        job: Job,
-        fields: Sequence[Arg],
-        *,
-        event: Event | None,
-        files: Sequence[FileEntry],
-        checkpoint: str | None = None,
-        end: JobStatus | None = None,
-    ) -> None:
-        keys, job_id = self._keys, lease.job_id
-        names = [
-            keys.job(job_id),
-            keys.files(job_id),
-            keys.events(job_id),
-            keys.checkpoint(job_id),
-            keys.headers(job_id),
-            keys.active,
-        ]
-        failed = end in (JobStatus.FAILED, JobStatus.CANCELLED)
-        args: list[Arg] = [
-            job_id,
-            lease.token,
-            self._operation(),
-            end.value if end else "",
-            _SOURCES[end] if end else JobStatus.PROCESSING.value,
-            event.type.value if event else "",
-            codec.encode_event(event) if event else codec.dumps(event_data(job)),
-            "" if checkpoint is None else "1",
-            checkpoint or "",
-            self._ttl[end] if end else 0,
-            self._retry_window if end is JobStatus.FAILED else 0,
-            keys.dedupe("%s") if failed else "",
-            len(fields),
-            *fields,
-            *codec.encode_files(files),
-        ]
-        _check_written(job_id, await self._client.run(_WRITE, names, args))
-
-    async def release(self, lease: Lease) -> None:
-        names = [self._keys.job(lease.job_id), self._keys.active]
-        args = [lease.job_id, lease.token, self._keys.control]
-        await self._client.run(_RELEASE, names, args)
-
-    async def cancel(self, job_id: str, now: float) -> Job:
+    async def cancel(self, job_id: str, now: float) -> tuple[Job, str | None]:
         keys = self._keys
         names = [
             keys.job(job_id),
@@ -305,7 +114,7 @@ class RedisJobStore(JobStore):
             job_id,
             now,
             self._operation(),
-            _SOURCES[JobStatus.CANCELLED],
+            SOURCES[JobStatus.CANCELLED],
             self._ttl[JobStatus.CANCELLED],
             keys.control,
             keys.dedupe("%s"),
@@ -315,12 +124,53 @@ class RedisJobStore(JobStore):
             raise _unknown(job_id)
         if isinstance(reply, str):
             raise JobConflict(f"The job is {reply} and can no longer be cancelled.")
+        return codec.decode_job(job_id, reply[0]), reply[1] if len(reply) > 1 else None
+
+    async def retry(self, job_id: str, now: float, *, queue_limit: int, body_window: float) -> Job:
+        keys = self._keys
+        names = [
+            keys.job(job_id),
+            keys.files(job_id),
+            keys.events(job_id),
+            keys.checkpoint(job_id),
+            keys.headers(job_id),
+            keys.queue,
+            keys.sequence,
+        ]
+        args: list[Arg] = [
+            job_id,
+            now,
+            self._operation(),
+            SOURCES[JobStatus.QUEUED],
+            queue_limit,
+            keys.control,
+            keys.dedupe("%s"),
+            whole_seconds(body_window),
+        ]
+        reply = await self._durable.run(_RETRY, names, args)
+        if reply is None:
+            raise _unknown(job_id)
+        if isinstance(reply, str):
+            raise _not_retried(reply)
         return codec.decode_job(job_id, reply[0])
 
+    async def announce(self, job_id: str, event: Event) -> None:
+        args = [event.type.value, codec.encode_event(event)]
+        await self._client.run(_ANNOUNCE, [self._keys.events(job_id)], args)
 
-def _whole(seconds: float) -> int:
-    """Redis counts expiry in whole seconds, from 1."""
-    return max(1, round(seconds))
+
+def _not_retried(reason: str) -> JobConflict | QueueFull:
+    if reason == "full":
+        return _full()
+    if reason == "forgotten":
+        return JobConflict(
+            "The request headers of the job's sources are kept no longer; make the job again.",
+        )
+    return JobConflict(f"The job is {reason}; only one that failed or was cancelled is retried.")
+
+
+def _full() -> QueueFull:
+    return QueueFull("The queue is full; try again later.", retry_after=10.0)
 
 
 def _unknown(job_id: str) -> JobNotFound:
@@ -332,7 +182,7 @@ def _created(reply: Sequence[Any]) -> Created:
         case ["made", job_id, place]:
             return Created(job_id=job_id, queue_position=int(place) or None)
         case ["full"]:
-            raise QueueFull("The queue is full; try again later.", retry_after=10.0)
+            raise _full()
         case ["conflict"]:
             raise IdempotencyConflict(
                 "This Idempotency-Key was used with another body; use a new key.",
@@ -340,21 +190,3 @@ def _created(reply: Sequence[Any]) -> Created:
         case [how, job_id]:
             return Created(job_id=job_id, replayed=True, by_key=how == "key")
     raise AssertionError(reply)
-
-
-def _claim(token: str, row: Sequence[Any]) -> Claim:
-    job_id, values, spec, headers, checkpoint, ended = row
-    files = codec.decode_files(spec, ended, headers=headers)
-    return Claim(
-        lease=Lease(job_id=job_id, token=token),
-        job=codec.decode_job(job_id, values, files),
-        checkpoint=checkpoint,
-    )
-
-
-def _check_written(job_id: str, reply: str) -> None:
-    if reply == "ok":
-        return
-    if reply == "cancelled":
-        raise JobCancelled(f"Job {job_id} was cancelled.")
-    raise LeaseLost(f"Job {job_id} is no longer this process's to work on.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class Keys:
     """Names under one prefix.
@@ -20,8 +22,14 @@ class Keys:
         self.active = f"{prefix}active"
         #: Counter that orders the queue.
         self.sequence = f"{prefix}sequence"
+        #: String: the name of this installation, which its archives' keys begin with.
+        self.installation = f"{prefix}installation"
+        #: Sorted set of stored archives, each its job's id and its key: when its time is over.
+        self.archives = f"{prefix}archives"
         #: Channel on which workers hear ``wake`` and ``cancel <job>``.
         self.control = f"{prefix}control"
+        #: String that is written to see whether writes are taken.
+        self.health = f"{prefix}health"
         #: Sorted set of webhook deliveries that are due.
         self.webhooks = f"{prefix}webhooks"
 
@@ -48,6 +56,11 @@ class Keys:
     def user_jobs(self, user: str) -> str:
         """Sorted set of a user's jobs by the time they were made."""
         return f"{self.prefix}user:{user}:jobs"
+
+    @property
+    def every_user_jobs(self) -> str:
+        """Pattern, as SCAN takes it, of the names that ``user_jobs`` gives."""
+        return re.sub(r"([*?\[\]\\])", r"\\\1", self.prefix) + "user:*:jobs"
 
     def dedupe(self, digest: str) -> str:
         """String: the job that this body made."""

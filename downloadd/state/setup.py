@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from downloadd.ports import Clock
 from downloadd.state.client import Client, open_client
 from downloadd.state.feed import Feed, open_feed
+from downloadd.state.installation import Installation
 from downloadd.state.jobs import RedisJobStore
 from downloadd.state.keys import Keys
+from downloadd.state.ledger import RedisLedger
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,28 +23,35 @@ class State:
     keys: Keys
     jobs: RedisJobStore
     feed: Feed
+    ledger: RedisLedger
 
-    async def ping(self) -> None:
-        """Return when Redis answers. Raises ``StateUnavailable``, ``StateError``."""
-        await self.client.ping()
+    async def check(self) -> None:
+        """Return when Redis takes a write: one that is full or a replica answers reads alone.
+
+        Raises ``StateUnavailable``, ``StateError``.
+        """
+        await self.client.execute("SET", self.keys.health, "", "EX", 60, repeatable=True)
 
 
 @asynccontextmanager
 async def open_state(
     url: str,
     *,
+    owner: str | None = None,
     prefix: str = "{downloadd}:",
     lease: float = 30.0,
     completed_ttl: float = 24 * 3600,
     failed_ttl: float = 7 * 24 * 3600,
     retry_window: float = 3600,
+    archive_ttl: float = 24 * 3600,
     wait_for_fsync: bool = False,
     timeout: float = 5.0,
     clock: Clock | None = None,
 ) -> AsyncIterator[State]:
     """Jobs and their events at ``url``, for the length of the context.
 
-    Durations are in seconds. Nothing is dialled before it is needed, except
+    ``owner`` names this process among all that ever share the Redis (None: it
+    makes itself a name). Durations are in seconds. Nothing is dialled before it is needed, except
     for the feed's connection, which is kept from the beginning: a Redis that
     is away now does not stop the start. Raises ``StateError`` for a URL that
     cannot be used.
@@ -56,14 +65,19 @@ async def open_state(
                 open_client(url, timeout=timeout, durable=True),
             )
         feed = await stack.enter_async_context(open_feed(url, client, keys))
+        installation = Installation(client, keys)
         jobs = RedisJobStore(
             client,
             keys,
+            owner=owner,
             lease=lease,
             completed_ttl=completed_ttl,
             failed_ttl=failed_ttl,
             retry_window=retry_window,
+            archive_ttl=archive_ttl,
+            installation=installation,
             durable=durable,
             clock=clock,
         )
-        yield State(client=client, keys=keys, jobs=jobs, feed=feed)
+        ledger = RedisLedger(client, keys, installation)
+        yield State(client=client, keys=keys, jobs=jobs, feed=feed, ledger=ledger)

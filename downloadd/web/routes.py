@@ -32,6 +32,7 @@ ROUTES = (
     web.delete("/v1/download/cancel/{job_id}", jobs.cancel),
     web.get(_JOB, jobs.download),
     web.delete(_JOB, jobs.cancel),
+    web.post(f"{_JOB}/retry", jobs.retry),
 )
 #: Where archives lie in a folder of this machine, it serves them itself.
 LOCAL_ROUTES = (web.get("/v1/files/{key:.+}", files.archive),)

@@ -55,7 +55,7 @@ class Storage(Protocol):
     environ: Mapping[str, str]
 
     async def objects(self) -> list[str]:
-        """Keys of finished archives."""
+        """Names of finished archives: their keys' last segments."""
         ...
 
     async def parts(self) -> dict[str, list[int]]:
@@ -102,7 +102,7 @@ class S3Storage:
 
     async def objects(self) -> list[str]:
         answer = await self._client.list_objects_v2(Bucket=self._bucket)
-        return sorted(found["Key"] for found in answer.get("Contents", ()))
+        return sorted(found["Key"].rpartition("/")[2] for found in answer.get("Contents", ()))
 
     async def parts(self) -> dict[str, list[int]]:
         answer = await self._client.list_multipart_uploads(Bucket=self._bucket)

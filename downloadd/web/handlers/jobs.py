@@ -1,4 +1,4 @@
-"""Jobs: make, look up, cancel, and get at the archive."""
+"""Jobs: make, look up, cancel, retry, and get at the archive."""
 
 from __future__ import annotations
 
@@ -63,6 +63,12 @@ async def cancel(request: web.Request) -> web.Response:
     """``DELETE /v1/download/{jobId}`` and ``DELETE /v1/download/cancel/{jobId}``."""
     job = await request.app[keys.SERVICE].cancel(job_id_of(request), ANONYMOUS)
     return _json(job_view(job))
+
+
+async def retry(request: web.Request) -> web.Response:
+    """``POST /v1/download/{jobId}/retry``."""
+    view = job_view(await request.app[keys.SERVICE].retry(job_id_of(request), ANONYMOUS))
+    return _json(view, {"Location": view["statusUrl"]})
 
 
 async def result(request: web.Request) -> web.Response:

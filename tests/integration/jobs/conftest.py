@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from downloadd.pipeline import (
     RunServices,
     Spool,
 )
-from downloadd.ports import Deduplication, ObjectStore, SystemClock
+from downloadd.ports import Claim, Deduplication, ObjectStore, SystemClock
 from downloadd.state.setup import State, open_state
 from downloadd.telemetry.metrics import Metrics
 from tests.e2e.service import LocalStorage, Storage, s3_storage
@@ -79,9 +79,16 @@ class Rig:
     folder: Path
     prefix: str = field(default_factory=lambda: f"{{{uuid.uuid4().hex}}}:")
     lease: float = 30.0
+    #: Seconds for which a failed job keeps what it made.
+    retry_window: float = 0.0
+    #: Seconds until a job is tried again after trouble, in turn.
+    pauses: Sequence[float] = ()
 
     @asynccontextmanager
-    async def pool(self, *, concurrency: int = 4, timeout: float = 60.0) -> AsyncIterator[Worker]:
+    async def pool(
+        self, *, concurrency: int = 4, timeout: float = 60.0, **options: Any
+    ) -> AsyncIterator[Worker]:
+        """``options`` go to the ``Pool``."""
         clock, metrics = SystemClock(), Metrics()
         folder = self.folder / uuid.uuid4().hex
         async with AsyncExitStack() as stack:
@@ -108,8 +115,8 @@ class Rig:
                 max_job_bytes=GIB,
             )
 
-            def make_run(job: Job, checkpoint: str | None) -> JobRun:
-                return JobRun(services, job, checkpoint)
+            def make_run(claim: Claim) -> JobRun:
+                return JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
 
             pool = Pool(
                 store=state.jobs,
@@ -119,6 +126,10 @@ class Rig:
                 concurrency=concurrency,
                 lease=self.lease,
                 timeout=timeout,
+                keep_failed=self.retry_window > 0,
+                pauses=self.pauses,
+                clear=spool.clear,
+                **options,
             )
             state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
             await stack.enter_async_context(pool)
@@ -127,7 +138,12 @@ class Rig:
 
     @asynccontextmanager
     async def state(self) -> AsyncIterator[State]:
-        async with open_state(self.valkey.url, prefix=self.prefix, lease=self.lease) as state:
+        async with open_state(
+            self.valkey.url,
+            prefix=self.prefix,
+            lease=self.lease,
+            retry_window=self.retry_window,
+        ) as state:
             yield state
 
 

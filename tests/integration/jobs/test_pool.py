@@ -73,7 +73,8 @@ async def test_a_drained_pool_gives_its_jobs_away(rig: Rig, tmp_path: Path) -> N
         begun = time.monotonic()
         await first.pool.drain(0.1)
         assert first.pool.active == 0
-        assert first.holds_nothing()
+        assert first.spool.kept_jobs() == [job_id]
+        assert first.spool.disk.used == sum(p.stat().st_size for p in first.spooled())
         job = await second.state.jobs.load(job_id)
         assert job.status is JobStatus.PROCESSING
         async with rig.pool() as third:

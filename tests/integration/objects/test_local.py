@@ -367,3 +367,29 @@ def test_a_secret_that_is_none(tmp_path: Path) -> None:
     for path in (tmp_path / "short", tmp_path):
         with pytest.raises(ConfigError):
             load_secret(path)
+
+
+async def test_half_begun_uploads_are_swept(local_store: LocalStore, folder: Path) -> None:
+    """An upload that nobody was told of is removed a day later; a real one, however old, is not."""
+    begun = folder / ".uploads" / await local_store.begin("a.zip", META)
+    old, fresh = (folder / ".uploads" / (digit * 32) for digit in "ab")
+    for path in (old, fresh):
+        path.mkdir()
+        (path / "data").touch()
+    stranger = folder / ".uploads" / "notes"
+    stranger.mkdir()
+    for path in (old, begun, stranger):
+        os.utime(path, (1, time.time() - 2 * 24 * 3600))
+    await reopened(folder, lambda store: store.check())
+    assert not old.exists()
+    assert all(path.exists() for path in (fresh, begun, stranger))
+
+
+async def test_notes_without_an_object_are_found(local_store: LocalStore, folder: Path) -> None:
+    """What a crash left of an object's making is listed by its key, and ``delete`` removes it."""
+    (folder / ".meta" / "a.zip.json").write_text("{}")
+    await local_store.put("b.zip", Body(b"data"), META)
+    (folder / "c.zip").symlink_to(folder / "b.zip")
+    assert {it.key async for it in local_store.find_objects("")} == {"a.zip", "b.zip"}
+    await local_store.delete("a.zip")
+    assert {it.key async for it in local_store.find_objects("")} == {"b.zip"}

@@ -304,6 +304,8 @@ async def test_a_server_that_is_gone(tmp_path: Path, bucket: str) -> None:
                 store.upload_part("b.zip", upload_id, 1, Body(b"data")),
                 store.begin("c.zip", META),
                 store.abort("b.zip", upload_id),
+                anext(store.find_uploads("")),
+                anext(store.find_objects("")),
             ):
                 with pytest.raises(StorageUnavailable):
                     await call

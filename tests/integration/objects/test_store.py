@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 
 import pytest
 
@@ -289,3 +290,48 @@ async def test_large_metadata_names(store: Store) -> None:
     upload_id = await store.begin("b.zip", meta)
     part = await store.upload_part("b.zip", upload_id, 1, Body(b"data"))
     assert (await store.complete("b.zip", upload_id, [part])).size == 4
+
+
+async def test_listing_uploads(store: Store) -> None:
+    """The unfinished ones under a prefix: not others', not what was completed or dropped."""
+    before = time.time()
+    ours = {
+        (key, await store.begin(key, META))
+        for key in ("aa/1.zip", "aa/1.zip", "aa/2.zip", "aa/b/3")
+    }
+    for key in ("ab/1.zip", "aa", "1.zip"):
+        await store.begin(key, META)
+    await store.abort("aa/4.zip", await store.begin("aa/4.zip", META))
+    upload_id = await store.begin("aa/5.zip", META)
+    part = await store.upload_part("aa/5.zip", upload_id, 1, Body(b"data"))
+    await store.complete("aa/5.zip", upload_id, [part])
+    found = [upload async for upload in store.find_uploads("aa/")]
+    assert {(upload.key, upload.upload_id) for upload in found} == ours
+    assert all(it.begun is None or before - 60 < it.begun < time.time() + 60 for it in found)
+    assert len([upload async for upload in store.find_uploads("")]) == 7
+    assert [upload async for upload in store.find_uploads("none/")] == []
+
+
+async def test_listing_objects(store: Store) -> None:
+    """Those under a prefix, whatever lies deeper or beside it."""
+    keys = {"aa/1.zip", "aa/2.zip", "aa/b/c/3.zip"}
+    for key in (*keys, "ab/1.zip", "1.zip"):
+        await store.put(key, Body(b"data"), META)
+    await store.begin("aa/4.zip", META)
+    found = [it async for it in store.find_objects("aa/")]
+    assert {it.key for it in found} == keys
+    assert all(it.modified and abs(it.modified - time.time()) < 60 for it in found)
+    assert [it async for it in store.find_objects("none/")] == []
+    assert len([it async for it in store.find_objects("")]) == 5
+
+
+async def test_listing_more_than_a_page(store: Store) -> None:
+    """A listing goes on after the thousand that S3 gives at once, while what it gave is removed."""
+    keys = [f"p/{number:04}" for number in range(1100)]
+    for start in range(0, len(keys), 50):
+        await asyncio.gather(*(store.put(key, Body(b""), META) for key in keys[start : start + 50]))
+    found = []
+    async for it in store.find_objects("p/"):
+        found.append(it.key)
+        await store.delete(it.key)
+    assert sorted(found) == keys

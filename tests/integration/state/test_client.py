@@ -107,7 +107,7 @@ async def test_a_server_that_is_away(own_state: State, own_valkey: Valkey) -> No
     await create(own_state, job)
     own_valkey.kill()
     async with asyncio.timeout(5):
-        for call in (own_state.ping(), own_state.jobs.load(job.id), own_state.jobs.claim(1)):
+        for call in (own_state.check(), own_state.jobs.load(job.id), own_state.jobs.claim(1)):
             with pytest.raises(StateUnavailable) as caught:
                 await call
             assert caught.value.transient
@@ -216,7 +216,7 @@ async def test_a_full_server_is_unavailable(own_state: State, own_valkey: Valkey
 
 async def test_a_replica_is_unavailable(own_state: State, own_valkey: Valkey) -> None:
     """A server that became read-only (a failover) is a transient error."""
-    await own_state.ping()
+    await own_state.check()
     own_valkey.call("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(StateUnavailable):
         await create(own_state)

@@ -143,7 +143,7 @@ async def test_a_second_start_is_refused(tmp_path: Path) -> None:
             check=False,
         )
         assert "StateLocked" in result.stderr
-        await state.ping()
+        await state.check()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -228,7 +228,7 @@ async def test_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
     """Where the system allows no socket, a short private folder takes it while it runs."""
     data_dir = tmp_path / ("x" * 90)
     async with embedded_valkey(data_dir) as url, open_state(url) as state:
-        await state.ping()
+        await state.check()
         folder = Path(url.removeprefix("unix://")).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert tmp_path not in folder.parents

@@ -207,7 +207,7 @@ async def test_cancelling_a_queued_job(state: State) -> None:
     """It leaves the queue, its last event says so, and only what expires is left."""
     job = make_job(1, files=(FileEntry(index=0, source=Source(url="u", headers={"A": "b"})),))
     await create(state, job, keyed())
-    cancelled = await state.jobs.cancel(job.id, 12.5)
+    cancelled, _ = await state.jobs.cancel(job.id, 12.5)
     assert cancelled.status is JobStatus.CANCELLED
     assert (cancelled.completed_at, cancelled.updated_at) == (12.5, 12.5)
     assert await state.jobs.load(job.id) == cancelled
@@ -219,7 +219,7 @@ async def test_cancelling_a_queued_job(state: State) -> None:
 
     left = await names(state)
     own = {f"job:{job.id}", f"job:{job.id}:events"}
-    assert left == own | {"sequence", "user:anonymous:jobs", "idempotency:k"}
+    assert left == own | {"sequence", "installation", "user:anonymous:jobs", "idempotency:k"}
     for name in own:
         ttl = await state.client.execute("TTL", state.keys.prefix + name)
         assert 604_700 < ttl <= 604_800

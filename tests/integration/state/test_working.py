@@ -234,7 +234,7 @@ async def test_a_finished_job(state: State) -> None:
 @pytest.mark.parametrize(
     ("status", "job_ttl", "rest_ttl"),
     [
-        (JobStatus.COMPLETED, 86_400, None),
+        (JobStatus.COMPLETED, 90_000, None),
         (JobStatus.FAILED, 604_800, 3600),
         (JobStatus.CANCELLED, 604_800, None),
     ],

@@ -56,8 +56,9 @@ class Server:
         raise AssertionError(f"the job did not end: {job}")
 
     async def redis_keys(self) -> list[str]:
+        """What requests have left; the installation's name is there from the start."""
         keys: list[str] = await self.app[STATE].client.execute("KEYS", f"{self.prefix}*")
-        return keys
+        return [key for key in keys if key != self.app[STATE].keys.installation]
 
 
 Start = Callable[..., AbstractAsyncContextManager[Server]]

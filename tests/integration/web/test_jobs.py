@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 from yarl import URL
 
+from downloadd.app import POOL
 from tests.integration.web.conftest import Server, Start
 from tests.origin import Origin, content
 from tests.valkey import free_port
@@ -59,6 +60,7 @@ async def test_files_are_listed_on_request_or_at_the_end(server: Server, origin:
         ("GET", "/v1/download/{}"),
         ("DELETE", "/v1/download/{}"),
         ("DELETE", "/v1/download/cancel/{}"),
+        ("POST", "/v1/download/{}/retry"),
     ],
 )
 async def test_malformed_ids_are_400(
@@ -81,6 +83,7 @@ async def test_unknown_jobs_are_404(server: Server) -> None:
         ("GET", f"/v1/download/result/{unknown}"),
         ("GET", f"/v1/download/{unknown}"),
         ("DELETE", f"/v1/download/{unknown}"),
+        ("POST", f"/v1/download/{unknown}/retry"),
     ):
         async with server.client.request(method, path) as response:
             assert response.status == 404, path
@@ -180,6 +183,37 @@ async def test_cancel(server: Server, origin: Origin, path: str) -> None:
         assert "cancelled" in (await response.json())["message"]
     async with server.client.get(f"/v1/download/result/{job['jobId']}") as response:
         assert response.status == 409
+
+
+async def test_retry(server: Server, origin: Origin) -> None:
+    """A failed job is queued again under its id, and completes; then there is nothing to retry."""
+    job = await server.initiate({"source_urls": [origin.url(status=404, times=1)]})
+    target = f"/v1/download/{job['jobId']}/retry"
+    assert (await server.ended(job["jobId"]))["status"] == "failed"
+    async with server.client.post(target) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+        assert response.headers["Location"] == f"/v1/download/status/{job['jobId']}"
+    assert (answer["jobId"], answer["status"]) == (job["jobId"], "queued")
+    assert not {"error", "errorCode", "completedAt"} & set(answer)
+    done = await server.ended(job["jobId"])
+    assert (done["status"], done["attempts"]) == ("completed", 2)
+    async with server.client.post(target) as response:
+        answer = await response.json()
+    assert (response.status, answer["code"]) == (409, "job_state_conflict")
+    assert "completed" in answer["message"]
+
+
+async def test_a_retry_takes_its_place_in_the_queue(start: Start, origin: Origin) -> None:
+    """It needs room there as a new job does."""
+    async with start(jobs__queue_limit=1) as server:
+        job = await server.initiate({"source_urls": [origin.url(status=404)]})
+        await server.ended(job["jobId"])
+        await server.app[POOL].drain(0)
+        await server.initiate({"source_urls": [origin.url(seed=2)]})
+        async with server.client.post(f"/v1/download/{job['jobId']}/retry") as response:
+            assert (response.status, (await response.json())["code"]) == (503, "queue_full")
+            assert int(response.headers["Retry-After"]) >= 1
 
 
 @pytest.fixture

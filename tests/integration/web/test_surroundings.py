@@ -66,6 +66,8 @@ async def test_unknown_paths_are_404(server: Server) -> None:
         ("POST", "/health", "GET,HEAD"),
         ("OPTIONS", "/health", "GET,HEAD"),
         ("PROPFIND", "/health", "GET,HEAD"),
+        ("GET", f"/v1/download/{uuid.uuid4()}/retry", "POST"),
+        ("OPTIONS", f"/v1/download/{uuid.uuid4()}/retry", "POST"),
         ("HEAD", f"/v1/download/subscribe/{uuid.uuid4()}", "GET"),
     ],
 )

@@ -43,9 +43,12 @@ class World:
     async def load(self, job_id: str, *, files: bool = False) -> Job:
         return self.job
 
-    async def cancel(self, job_id: str, now: float) -> Job:
+    async def cancel(self, job_id: str, now: float) -> tuple[Job, str | None]:
         self.cancelled = True
-        return self.job
+        return self.job, None
+
+    async def storage_there(self) -> bool:
+        return True
 
     async def create(self, job: Job, dedup: Deduplication, *, queue_limit: int) -> Created:
         self.dedup.append(dedup)
@@ -64,7 +67,14 @@ class World:
 def service(world: World) -> JobService:
     part = cast("Any", world)
     return JobService(
-        store=part, objects=part, feed=part, clock=Clock(), queue_limit=5, dedupe_window=60.0
+        store=part,
+        objects=part,
+        feed=part,
+        clock=Clock(),
+        queue_limit=5,
+        dedupe_window=60.0,
+        storage_there=world.storage_there,
+        archive_ttl=500.0,
     )
 
 
@@ -75,14 +85,21 @@ def job(**fields: Any) -> Job:
 
 def completed(expires_at: float) -> Job:
     link = Link(url="https://old.example", expires_at=expires_at)
-    return job(status=JobStatus.COMPLETED, archive=ARCHIVE, link=link, cursor="9-0")
+    return job(
+        status=JobStatus.COMPLETED, archive=ARCHIVE, link=link, cursor="9-0", completed_at=600.0
+    )
 
 
 async def test_somebody_elses_job_is_not_there() -> None:
     """Whatever is asked of another's job, it does not exist, and nothing happens to it."""
     world = World(completed(5000.0))
     jobs = service(world)
-    for asked in (jobs.get("j", "bob"), jobs.cancel("j", "bob"), jobs.link("j", "bob")):
+    for asked in (
+        jobs.get("j", "bob"),
+        jobs.cancel("j", "bob"),
+        jobs.retry("j", "bob"),
+        jobs.link("j", "bob"),
+    ):
         with pytest.raises(JobNotFound):
             await asked
     assert not world.cancelled
@@ -127,6 +144,22 @@ async def test_no_archive_no_link(
     """Without an archive there is no link, and the sentence says why."""
     with pytest.raises(error, match=word):
         await service(World(job(**fields))).link("j", "ann")
+
+
+async def test_an_archive_whose_time_is_over() -> None:
+    """The job is expired for everybody who asks, although nobody has removed the archive yet."""
+    world = World(completed(5000.0).evolve(completed_at=500.0))
+    jobs = service(world)
+    with pytest.raises(JobExpired):
+        await jobs.link("j", "ann")
+    read = await jobs.get("j", "ann")
+    assert (read.status, read.link) == (JobStatus.EXPIRED, None)
+    (last,) = [event async for event in jobs.watch(read, "9-0")]
+    assert last.data["status"] == "expired"
+    assert "downloadUrl" not in last.data
+    assert not world.signed
+    world.job = completed(5000.0).evolve(completed_at=500.1)
+    assert (await jobs.link("j", "ann"))[2].url == "https://fresh.example"
 
 
 async def test_deduplication_keys() -> None:

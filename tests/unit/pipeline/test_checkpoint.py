@@ -22,6 +22,7 @@ CHECKPOINT = Checkpoint(
     ),
     parts=(Part(number=1, size=5, etag="e", crc32=9),),
     sealed=True,
+    validators={0: '"v"'},
     sha256="0" * 64,
 )
 
@@ -34,7 +35,7 @@ def test_what_is_written_is_read_again() -> None:
     assert read.parts[0].crc32 == 9
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"version": 99}', '{"version": 2}'])
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"version": 99}', '{"version": 3}'])
 def test_what_cannot_be_read_is_as_if_there_were_none(text: str) -> None:
     """A checkpoint of another version, or a broken one, makes the job begin anew."""
     assert Checkpoint.parse(text) is None

@@ -10,7 +10,8 @@ from downloadd.state.keys import Keys
 def test_every_key_is_in_one_slot() -> None:
     """Each name begins with the prefix, whose hash tag is then the first in the name."""
     keys = Keys()
-    names = [keys.queue, keys.active, keys.sequence, keys.control, keys.webhooks]
+    names = [keys.queue, keys.active, keys.sequence, keys.control, keys.health, keys.webhooks]
+    names += [keys.installation, keys.archives]
     makers = (keys.job, keys.files, keys.events, keys.checkpoint, keys.headers)
     names += [make("{other}") for make in makers]
     names += [make("x") for make in (keys.user_jobs, keys.dedupe, keys.idempotency)]

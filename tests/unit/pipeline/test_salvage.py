@@ -1,0 +1,379 @@
+"""What an earlier run left behind, here or in the storage, is not fetched again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from downloadd.archive import part_bounds
+from downloadd.errors import FileFailed, SourceUnreachable
+from downloadd.model import FileStatus, Job, Source
+from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
+from tests.fakes import Answer
+from tests.origin import content
+from tests.unit.pipeline.conftest import Bench, make_job
+
+MIB = 1 << 20
+MakeBench = Callable[..., Bench]
+#: Shrinks to some 60 %.
+TEXT = content(9, 2 * MIB).hex().encode()
+
+
+class Origin:
+    """Files by the last segment of their URL; some stop half-way until they are let go."""
+
+    def __init__(self, **files: bytes) -> None:
+        self.files = files
+        self.stop_after: dict[str, int] = {}
+        self.validator: str | None = '"1"'
+        self.sent: dict[str, list[tuple[int, int]]] = {name: [] for name in files}
+
+    def __call__(self, source: Source, offset: int, validator: str | None) -> Answer:
+        name = source.url.rpartition("/")[2]
+        data = self.files[name]
+        if validator != self.validator:
+            offset = 0
+        end = self.stop_after.get(name, len(data))
+        self.sent[name].append((offset, end))
+        answer = Held(data=data[offset:end], offset=offset, size=len(data))
+        answer.validator = self.validator
+        answer.held = end < len(data)
+        return answer
+
+    def sources(self) -> list[Source]:
+        return [Source(url=f"http://files.example/{name}") for name in self.files]
+
+
+class Held(Answer):
+    held = False
+
+    async def chunks(self):  # type: ignore[no-untyped-def]
+        async for chunk in super().chunks():
+            yield chunk
+        if self.held:
+            await asyncio.Event().wait()
+
+
+async def run_until(run: JobRun, condition: Callable[[], bool]) -> tuple[Job, str | None]:
+    """Run until a condition holds; what is then known of the job, and its last checkpoint."""
+    job, checkpoint, files = run._job, None, {entry.index: entry for entry in run._job.files}
+
+    async def follow() -> None:
+        nonlocal job, checkpoint
+        async with aclosing(run.steps()) as steps:
+            async for step in steps:
+                job, checkpoint = step.job, step.checkpoint or checkpoint
+                files.update({entry.index: entry for entry in step.files})
+
+    task = asyncio.create_task(follow())
+    async with asyncio.timeout(20):
+        while not condition():
+            assert not task.done()
+            await asyncio.sleep(0.01)
+            run._clock.time += 1  # type: ignore[attr-defined]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return job.evolve(files=tuple(files.values())), checkpoint
+
+
+def on_disk(bench: Bench) -> dict[str, int]:
+    return {p.name: p.stat().st_size for p in bench.folder.rglob("*") if p.is_file()}
+
+
+def on_disk_in_all(bench: Bench) -> int:
+    return sum(p.stat().st_size for p in bench.folder.rglob("*") if p.is_file())
+
+
+def restarted(bench: Bench) -> Bench:
+    """The same after kill -9: a process that finds what is in the temporary folder."""
+    executor = ThreadPoolExecutor(2)
+    spool = Spool(bench.folder, executor, DiskBudget(1 << 30), MemoryBudget(32 << 20))
+    fetch = bench.services.fetch.evolve(spool=spool)
+    bench.reader.asked.clear()
+    return Bench(
+        bench.reader,
+        bench.store,
+        bench.clock,
+        spool,
+        bench.folder,
+        bench.services.evolve(fetch=fetch),
+    )
+
+
+def unzipped(bench: Bench, job: Job) -> dict[str, bytes]:
+    assert job.archive is not None
+    data = bench.store.objects[job.archive.key]
+    assert hashlib.sha256(data).hexdigest() == job.archive.sha256
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_file_half_way_goes_on(make_bench: MakeBench, killed: bool) -> None:
+    """Its bytes on the disk are asked for no more, packed or not, after a stop or a kill."""
+    origin = Origin(stored=content(1, 5 * MIB), packed=TEXT)
+    origin.stop_after = {"stored": 3 * MIB, "packed": 3 * MIB}
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+
+    def half_way() -> bool:
+        sizes = on_disk(bench)
+        return sizes.get("0", 0) >= 2 * MIB and sizes.get("1", 0) >= 800_000
+
+    job, _ = await run_until(run, half_way)
+    if not killed:
+        await run.close(keep=True)
+        assert not [size for size in [bench.spool.disk.used] if size < 2 * MIB]
+    origin.stop_after.clear()
+    next_bench = restarted(bench)
+    done = await next_bench.finish(job)
+    assert unzipped(next_bench, done) == origin.files
+    offsets = {name: sent[-1][0] for name, sent in origin.sent.items()}
+    assert offsets["stored"] >= 2 * MIB
+    assert offsets["packed"] >= MIB
+    assert [len(sent) for sent in origin.sent.values()] == [2, 2]
+    assert done.bytes_fetched == sum(map(len, origin.files.values()))
+    if killed:
+        await run.close()
+
+
+async def test_a_changed_file_is_fetched_from_its_beginning(make_bench: MakeBench) -> None:
+    """The source's validator decides whether the bytes on the disk are still worth something."""
+    origin = Origin(file=content(1, 5 * MIB))
+    origin.stop_after = {"file": 3 * MIB}
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+    job, _ = await run_until(run, lambda: on_disk(bench).get("0", 0) >= 2 * MIB)
+    await run.close(keep=True)
+    origin.stop_after.clear()
+    origin.files["file"], origin.validator = content(2, 5 * MIB), '"2"'
+    done = await bench.finish(job)
+    assert unzipped(bench, done) == origin.files
+    assert bench.clean()
+
+
+async def test_whole_files_are_not_asked_for_again(make_bench: MakeBench) -> None:
+    """What was verified and not stored yet, small or large, packed or not, is still here."""
+    origin = Origin(
+        stored=content(1, MIB), packed=TEXT, small=b"small", slow=content(2, MIB), empty=b""
+    )
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+    job, _ = await run_until(run, lambda: run._job.files_completed == 4)
+    await run.close(keep=True)
+    origin.stop_after.clear()
+    # Also in another process on the same folder.
+    next_bench = restarted(bench)
+    done = await next_bench.finish(job.evolve(status=job.status))
+    assert unzipped(next_bench, done) == origin.files
+    assert {name: len(sent) for name, sent in origin.sent.items()} == {
+        "stored": 1,
+        "packed": 1,
+        "small": 1,
+        "slow": 2,
+        "empty": 1,
+    }
+    assert done.bytes_fetched == sum(map(len, origin.files.values()))
+    assert next_bench.clean()
+    assert [entry.attempts for entry in next_bench.steps[-1].job.files] == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("harm", ["cut", "changed", "note", "boot"])
+async def test_what_was_damaged_is_fetched_again(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Nothing on the disk is trusted that is not what was written since the machine started."""
+    origin = Origin(stored=content(1, MIB), packed=TEXT, slow=content(2, MIB))
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+    job, _ = await run_until(run, lambda: run._job.files_completed == 2)
+    await run.close(keep=True)
+    origin.stop_after.clear()
+    for path in bench.folder.rglob("*"):
+        damage(path, harm)
+    if harm == "boot":
+        monkeypatch.setattr("downloadd.pipeline.notes.boot_id", lambda: "another")
+    done = await bench.finish(job)
+    assert unzipped(bench, done) == origin.files
+    assert [len(origin.sent[name]) for name in ("stored", "packed")] == [2, 2]
+    assert bench.clean()
+
+
+def damage(path: Path, harm: str) -> None:
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    if harm == "note" and path.suffix == ".json":
+        path.write_bytes(data[:-5])
+    if harm == "cut" and not path.suffix:
+        path.write_bytes(data[:-1])
+    if harm == "changed" and path.name in ("0", "1"):
+        path.write_bytes(data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "downloadd.pipeline.uploading.part_bounds", lambda number: part_bounds(number, MIB)
+    )
+
+
+async def interrupted(bench: Bench, origin: Origin, name: str) -> tuple[Job, str | None, JobRun]:
+    """Stop when three parts are stored and written down, and one file is not there."""
+    run = bench.run(make_job(origin.sources()))
+    job, checkpoint = await run_until(run, lambda: len(run._upload._saved) >= 3)
+    assert job.files_completed < job.total_files
+    return job, checkpoint, run
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("here", [True, False])
+async def test_only_what_no_stored_part_covers_is_fetched(
+    make_bench: MakeBench, here: bool
+) -> None:
+    """Of a large file of which the beginning is stored, the rest is asked for; here, nothing."""
+    origin = Origin(large=content(1, 3 * MIB + 500_000), slow=content(2, 2 * MIB))
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    job, checkpoint, run = await interrupted(bench, origin, "large")
+    await run.close(keep=here)
+    origin.stop_after.clear()
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+    rest = origin.sent["large"][1:]
+    assert len(rest) == (0 if here else 1)
+    assert all(3 * MIB - 100 <= start <= 3 * MIB for start, _ in rest)
+    assert done.bytes_fetched == sum(map(len, origin.files.values()))
+    assert bench.clean()
+    assert not bench.store.uploads
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("validator", ['"1"', '"2"', None])
+async def test_a_file_that_changed_behind_its_stored_part_starts_the_archive_over(
+    make_bench: MakeBench, validator: str | None
+) -> None:
+    """Also one whose source says that nothing has changed: the archive is read back."""
+    origin = Origin(large=content(1, 3 * MIB + 500_000), slow=content(2, 2 * MIB))
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    job, checkpoint, run = await interrupted(bench, origin, "large")
+    await run.close()
+    origin.stop_after.clear()
+    origin.files["large"] = content(3, 3 * MIB + 500_000)
+    origin.validator = validator
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+    assert not bench.store.uploads
+    assert bench.clean()
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_a_part_sent_late_has_the_bytes_of_its_successor(make_bench: MakeBench) -> None:
+    """No part is cut but from what is written down, so that whoever goes on cuts the same."""
+    origin = Origin(a=content(1, MIB), b=content(2, MIB), c=content(3, MIB), d=content(4, 100))
+    bench = make_bench(origin, per_job=1)
+    sent: dict[int, bytes] = {}
+    upload_part = bench.store.upload_part
+    hold = asyncio.Event()
+
+    async def late(key, upload_id, number, body):  # type: ignore[no-untyped-def]
+        data = b"".join([chunk async for chunk in body.chunks()])
+        assert sent.setdefault(number, data) == data
+        if not hold.is_set() and number == 2:
+            await asyncio.Event().wait()
+        return await upload_part(key, upload_id, number, body)
+
+    bench.store.upload_part = late  # type: ignore[method-assign]
+    run = bench.run(make_job(origin.sources()))
+    job, checkpoint = await run_until(run, lambda: {1, 2} <= set(sent))
+    await run.close()
+    hold.set()
+    # Now they come in another order.
+    bench.services = bench.services.evolve(per_job=4)
+    origin.files = dict(reversed(origin.files.items()))
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+    assert bench.store.calls["begin"] == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_a_part_whose_answer_was_lost_counts(make_bench: MakeBench) -> None:
+    """The storage has it, and it can only be the one that we would send."""
+    origin = Origin(a=content(1, 3 * MIB), b=content(2, 2 * MIB))
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+    job, checkpoint = await run_until(run, lambda: bench.store.calls["part"] >= 3)
+    await run.close()
+    (stored,) = bench.store.uploads.values()
+    numbers, calls = set(stored), bench.store.calls["part"]
+    assert numbers
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+    (size,) = [len(data) for data in bench.store.objects.values()]
+    assert bench.store.calls["part"] - calls == -(-size // MIB) - len(numbers)
+
+
+async def test_a_failed_job_is_taken_up_by_its_retry(make_bench: MakeBench) -> None:
+    """Only what failed, or was not there yet, is asked for."""
+    origin = Origin(small=b"small", large=content(1, MIB), bad=content(2, 1000))
+    bench = make_bench(origin, retries=0)
+    broken = bench.reader.script
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer | SourceUnreachable:
+        if source.url.endswith("bad"):
+            return SourceUnreachable("Away.")
+        return origin(source, offset, validator)
+
+    bench.reader.script = script
+    job = make_job(origin.sources())
+    bench.services = bench.services.evolve(per_job=1)
+    with pytest.raises(FileFailed, match="Away"):
+        await follow(run := bench.run(job))
+    await run.close(keep=True)
+    assert bench.spool.kept_jobs() == [job.id]
+    bench.reader.script = broken
+    done = await bench.finish(job)
+    assert unzipped(bench, done) == origin.files
+    assert [len(origin.sent[name]) for name in ("small", "large", "bad")] == [1, 1, 1]
+    assert all(entry.status is FileStatus.COMPLETED for entry in done.files)
+
+
+async def test_what_is_kept_goes_when_the_disk_is_needed(make_bench: MakeBench) -> None:
+    """The oldest first; who still has his bytes then goes on with them."""
+    origin = Origin(file=content(1, 3 * MIB))
+    bench = make_bench(origin, disk=10 * MIB)
+    origin.stop_after = {"file": 2 * MIB + 500_000}
+    jobs = []
+    for wanted in (2 * MIB, 4 * MIB, 6 * MIB):
+        run = bench.run(job := make_job(origin.sources()))
+        await run_until(run, lambda wanted=wanted: on_disk_in_all(bench) >= wanted)
+        await run.close(keep=True)
+        jobs.append(job)
+    assert bench.spool.kept_jobs() == [job.id for job in jobs]
+    big = Origin(big=content(5, 5 * MIB))
+    bench.reader.script = big
+    done = await follow(run := bench.run(make_job(big.sources())))
+    await run.close()
+    assert unzipped(bench, done) == big.files
+    assert bench.spool.kept_jobs() == [job.id for job in jobs[1:]]
+    for job in jobs[1:]:
+        await bench.spool.clear(job.id)
+    assert bench.clean()
+
+
+async def follow(run: JobRun) -> Job:
+    async with aclosing(run.steps()) as steps:
+        async for step in steps:
+            job = step.job
+    return job
