@@ -38,8 +38,8 @@ MEMORY = 16 * MIB
 #: The pools for temporary files (4), archives (16) and names (the loop's own)
 #: start their threads as they need them.
 THREADS = 30
-#: Keys that are no job's and stay.
-LASTING = {f"{PREFIX}sequence", f"{PREFIX}installation"}
+#: Keys that are no job's and stay: the last is of archives and their time.
+LASTING = {f"{PREFIX}sequence", f"{PREFIX}installation", f"{PREFIX}archives"}
 
 #: What is 0 when nothing is under way.
 IDLE = (
