@@ -30,7 +30,8 @@ from tests.integration.web.conftest import read_events
 from tests.origin import Origin
 
 WARM_UP, JOBS, SUBSCRIBERS = 500, 2000, 500
-#: A fetch's connection may wait for the next one to the same host (fetch.per_host).
+#: Files that may be open beside those of before: a connection to a source waits
+#: for the next fetch for up to half a minute.
 KEPT_CONNECTIONS = 6
 #: Bytes that the process may have more of: the heap has holes, and 2,000 jobs
 #: that left 8 KiB each would still show.
@@ -205,7 +206,9 @@ async def assert_back(server: Service, before: Footprint) -> None:
         return Footprint.of(server.process.pid)
 
     limit = before.open_files + KEPT_CONNECTIONS
-    await eventually(lambda: now().open_files <= limit, what=f"at most {limit} open files")
+    await eventually(
+        lambda: now().open_files <= limit, seconds=60, what=f"at most {limit} open files"
+    )
     assert now().threads <= THREADS
     assert now().memory <= before.memory + MEMORY
 
