@@ -178,6 +178,11 @@ class QueueMachine(RuleBasedStateMachine):
         suspects=st.booleans(),
     )
     def claim(self, process: int, limit: int, *, queued: bool, suspects: bool) -> Any:
+        return self._claim(process, limit, queued=queued, suspects=suspects)
+
+    def _claim(
+        self, process: int, limit: int, *, queued: bool = True, suspects: bool = True
+    ) -> list[Claim]:
         jobs = self._states[process].jobs
         claims: list[Claim] = self._run(jobs.claim(limit, queued=queued, suspects=suspects))
         expected = self.expected(limit, queued=queued, suspects=suspects)
@@ -306,7 +311,11 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lapse(self, data: st.DataObject) -> None:
         """The holder has not renewed in time, or a pause is over."""
-        known = self._any(data, self.processing())
+        self._lapse(self._any(data, self.processing()))
+
+    def _lapse(self, known: Known) -> None:
+        if known.status is not JobStatus.PROCESSING:
+            return
         if known.holder is None and known.lapsed is not None:
             return
         known.lapsed = self._moment()
@@ -325,6 +334,26 @@ class QueueMachine(RuleBasedStateMachine):
         assert found == len(its)
         for it in its:
             it.lapsed = 0
+
+    @rule(target=claims, process=processes, limit=st.integers(1, 4), times=st.integers(2, 5))
+    def crash_and_crash(self, process: int, limit: int, times: int) -> Any:
+        """A process dies of one of its jobs, time after time; its successors claim them anew."""
+        claims = self._claim(process, limit)
+        for _ in range(times):
+            self.die(process, told=True)
+            claims = self._claim(process, limit)
+        return claims
+
+    @rule(target=claims, process=processes, limit=st.integers(1, 2), times=st.integers(2, 4))
+    def trouble_and_trouble(self, process: int, limit: int, times: int) -> Any:
+        """What jobs need is away for long: they are put back, time after time."""
+        claims = self._claim(process, limit)
+        for _ in range(times):
+            self.put_back(process, claims)
+            for it in claims:
+                self._lapse(self.known[it.job.id])
+            claims = self._claim(process, limit)
+        return claims
 
     @staticmethod
     def _any(data: st.DataObject, among: list[Known]) -> Known:
