@@ -335,11 +335,22 @@ class QueueMachine(RuleBasedStateMachine):
         for it in its:
             it.lapsed = 0
 
-    @rule(target=claims, process=processes, limit=st.integers(1, 4), times=st.integers(2, 5))
-    def crash_and_crash(self, process: int, limit: int, times: int) -> Any:
-        """A process dies of one of its jobs, time after time; its successors claim them anew."""
+    @rule(
+        target=claims,
+        process=processes,
+        limit=st.integers(1, 4),
+        times=st.integers(2, 5),
+        settles=st.integers(0, 5),
+    )
+    def crash_and_crash(self, process: int, limit: int, times: int, settles: int) -> Any:
+        """A process dies of one of its jobs, time after time; its successors claim them anew.
+
+        Once, perhaps, jobs get on before they die.
+        """
         claims = self._claim(process, limit)
-        for _ in range(times):
+        for turn in range(times):
+            if turn == settles:
+                self.save(process, claims, None, settles=True)
             self.die(process, told=True)
             claims = self._claim(process, limit)
         return claims
