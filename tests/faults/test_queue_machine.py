@@ -1,8 +1,8 @@
 """The queue and the leases against a model: no job lost, none doubled, every position right.
 
 Hypothesis thinks up what several processes do to one real Valkey, in any order:
-they make, claim, save, end, release and cancel jobs, their leases lapse, they
-die, and those who were thought dead go on writing. A model in Python says what
+they make, claim, save, end, release, put back, cancel and retry jobs, their
+leases lapse, they die, and those who were thought dead go on writing. A model in Python says what
 each call must answer, and after each step Valkey is compared with it.
 
 To add a move: a ``@rule`` that makes the call, and says in ``Known`` what it
@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 )
 
 from downloadd.errors import JobCancelled, JobConflict, LeaseLost
-from downloadd.model import JobStatus, Priority, progress_event
+from downloadd.model import POISON_DEATHS, SUSPECT_DEATHS, JobStatus, Priority, progress_event
 from downloadd.ports import Claim, Deduplication, Lease
 from downloadd.state.setup import State, open_state
 from tests.integration.state.making import end, make_job
@@ -43,11 +43,26 @@ PROCESSES = 3
 RANK = {Priority.HIGH: 0, Priority.NORMAL: 1, Priority.LOW: 2}
 #: No lease lapses by itself while a test runs: only when a step says so.
 LEASE = 3600.0
+#: Nor does the pause of a job that was put back end.
+PAUSES = (1000.0, 2000.0)
 ENDS = {
     JobStatus.COMPLETED: "complete",
     JobStatus.FAILED: "failed",
     JobStatus.CANCELLED: "cancelled",
 }
+
+
+@dataclass
+class Count:
+    """What befell a job, since a file has last settled."""
+
+    value: int = 0
+    settled: int = 0
+
+    def add(self, settled: int) -> int:
+        self.value = 1 if settled > self.settled else self.value + 1
+        self.settled = settled
+        return self.value
 
 
 @dataclass
@@ -64,6 +79,10 @@ class Known:
     lapsed: int | None = None
     attempts: int = 0
     checkpoint: str | None = None
+    #: Files that have come or failed.
+    settled: int = 0
+    deaths: Count = field(default_factory=Count)
+    put_backs: Count = field(default_factory=Count)
     #: Types of all events.
     events: list[str] = field(default_factory=lambda: ["status"])
 
@@ -84,20 +103,22 @@ class QueueMachine(RuleBasedStateMachine):
         self._prefix = f"{{{uuid.uuid4().hex}}}:"
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
+        self._owners: list[str] = []
         self._states: list[State] = []
         self.known: dict[str, Known] = {}
         self._moments = 0
 
     @initialize()
     def begin(self) -> None:
-        self._states = [self._process() for _ in range(PROCESSES)]
+        self._owners = [uuid.uuid4().hex for _ in range(PROCESSES)]
+        self._states = [self._process(owner) for owner in self._owners]
 
     def teardown(self) -> None:
         self._run(self._stack.aclose())
         self._runner.close()
 
-    def _process(self) -> State:
-        opening = open_state(self._url, prefix=self._prefix, lease=LEASE)
+    def _process(self, owner: str) -> State:
+        opening = open_state(self._url, owner=owner, prefix=self._prefix, lease=LEASE)
         return self._run(self._stack.enter_async_context(opening))
 
     def _run(self, call: Coroutine[Any, Any, Any]) -> Any:
@@ -117,11 +138,27 @@ class QueueMachine(RuleBasedStateMachine):
     def processing(self) -> list[Known]:
         return [it for it in self.known.values() if it.status is JobStatus.PROCESSING]
 
-    def expected(self, limit: int) -> list[str]:
-        """The jobs that a claim gets: lapsed ones by the time they lapsed, then the queue."""
+    def expected(self, limit: int, *, queued: bool, suspects: bool) -> list[str]:
+        """The jobs that a claim gets: lapsed ones by the time they lapsed, then the queue.
+
+        Of those that died twice one at most; that a process died is counted
+        of all that are looked at.
+        """
         lapsed = [it for it in self.processing() if it.lapsed is not None]
         lapsed.sort(key=lambda it: (it.lapsed, it.job_id))
-        return [*(it.job_id for it in lapsed), *self.queue()][:limit]
+        taken: list[str] = []
+        for it in lapsed:
+            if len(taken) == limit:
+                break
+            if it.holder is not None:
+                it.deaths.add(it.settled)
+                it.holder = None
+            if SUSPECT_DEATHS <= it.deaths.value < POISON_DEATHS:
+                if not suspects:
+                    continue
+                suspects = False
+            taken.append(it.job_id)
+        return [*taken, *(self.queue() if queued else ())][:limit]
 
     # --- what processes do ---
 
@@ -133,28 +170,49 @@ class QueueMachine(RuleBasedStateMachine):
         self.known[job.id] = Known(job.id, order=(RANK[priority], self._moment()))
         assert created.queue_position == self.queue().index(job.id) + 1
 
-    @rule(target=claims, process=processes, limit=st.integers(1, 3))
-    def claim(self, process: int, limit: int) -> Any:
-        claims: list[Claim] = self._run(self._states[process].jobs.claim(limit))
-        assert [it.job.id for it in claims] == self.expected(limit)
+    @rule(
+        target=claims,
+        process=processes,
+        limit=st.integers(1, 3),
+        queued=st.sampled_from([True, True, False]),
+        suspects=st.booleans(),
+    )
+    def claim(self, process: int, limit: int, *, queued: bool, suspects: bool) -> Any:
+        return self._claim(process, limit, queued=queued, suspects=suspects)
+
+    def _claim(
+        self, process: int, limit: int, *, queued: bool = True, suspects: bool = True
+    ) -> list[Claim]:
+        jobs = self._states[process].jobs
+        claims: list[Claim] = self._run(jobs.claim(limit, queued=queued, suspects=suspects))
+        expected = self.expected(limit, queued=queued, suspects=suspects)
+        assert [it.job.id for it in claims] == expected
         for it in claims:
             known = self.known[it.job.id]
             known.status, known.holder, known.lapsed = JobStatus.PROCESSING, it.lease, None
             known.attempts += 1
             known.events.append("progress")
-            assert it.checkpoint == known.checkpoint
+            assert (it.checkpoint, it.deaths) == (known.checkpoint, known.deaths.value)
             assert (it.job.status, it.job.attempts) == (known.status, known.attempts)
         return claims
 
-    @rule(process=processes, claims=claims, checkpoint=st.none() | st.text(max_size=3))
-    def save(self, process: int, claims: list[Claim], checkpoint: str | None) -> None:
+    @rule(
+        process=processes,
+        claims=claims,
+        checkpoint=st.none() | st.text(max_size=3),
+        settles=st.booleans(),
+    )
+    def save(
+        self, process: int, claims: list[Claim], checkpoint: str | None, *, settles: bool
+    ) -> None:
         for it in claims:
-            event = progress_event(it.job)
+            known = self.known[it.job.id]
+            job = it.job.evolve(files_completed=known.settled + settles)
             call = self._states[process].jobs.save(
-                it.lease, it.job, event=event, checkpoint=checkpoint
+                it.lease, job, event=progress_event(job), checkpoint=checkpoint
             )
             if self._accepted(it, call):
-                known = self.known[it.job.id]
+                known.settled += settles
                 known.events.append("progress")
                 if checkpoint is not None:
                     known.checkpoint = checkpoint
@@ -189,6 +247,24 @@ class QueueMachine(RuleBasedStateMachine):
                 known.holder, known.lapsed = None, 0
 
     @rule(process=processes, claims=claims)
+    def put_back(self, process: int, claims: list[Claim]) -> None:
+        """As many times as there are pauses, from the first again when a file has settled."""
+        for it in claims:
+            known = self.known[it.job.id]
+            # Kept here, because the answer is wanted.
+            times: list[int | None] = []
+            if self._accepted(it, self._put_back(process, it, times)):
+                count = known.put_backs.add(known.settled)
+                if count > len(PAUSES):
+                    assert times == [None]
+                else:
+                    assert times == [count]
+                    known.holder, known.lapsed = None, None
+
+    async def _put_back(self, process: int, claim: Claim, times: list[int | None]) -> None:
+        times.append(await self._states[process].jobs.postpone(claim.lease, PAUSES))
+
+    @rule(process=processes, claims=claims)
     def renew(self, process: int, claims: list[Claim]) -> None:
         """A lease that has lapsed can be renewed as long as nobody has taken the job."""
         leases = [it.lease for it in claims]
@@ -207,27 +283,88 @@ class QueueMachine(RuleBasedStateMachine):
             with pytest.raises(JobConflict):
                 self._run(call)
             return
-        self._run(call)
+        _, checkpoint = self._run(call)
+        assert checkpoint == known.checkpoint
         known.end(JobStatus.CANCELLED)
-        known.checkpoint = None
+        known.checkpoint, known.settled = None, 0
+
+    @precondition(lambda self: self.known)
+    @rule(process=processes, data=st.data())
+    def retry(self, process: int, data: st.DataObject) -> None:
+        known = self._any(data, list(self.known.values()))
+        jobs = self._states[process].jobs
+        call = jobs.retry(known.job_id, time.time(), queue_limit=1000, body_window=60.0)
+        if known.status not in (JobStatus.FAILED, JobStatus.CANCELLED):
+            with pytest.raises(JobConflict):
+                self._run(call)
+            return
+        self._run(call)
+        # ``end`` says of the one file that it has come, whatever became of the job.
+        known.settled = 1 if known.status is JobStatus.FAILED else 0
+        known.status, known.order = JobStatus.QUEUED, (known.order[0], self._moment())
+        known.deaths, known.put_backs = Count(), Count()
+        known.events.append("status")
 
     # --- what happens to processes ---
 
     @precondition(lambda self: self.processing())
     @rule(data=st.data())
     def lapse(self, data: st.DataObject) -> None:
-        """The holder has not renewed in time."""
-        known = self._any(data, self.processing())
-        if known.holder is None:
+        """The holder has not renewed in time, or a pause is over."""
+        self._lapse(self._any(data, self.processing()))
+
+    def _lapse(self, known: Known) -> None:
+        if known.status is not JobStatus.PROCESSING:
+            return
+        if known.holder is None and known.lapsed is not None:
             return
         known.lapsed = self._moment()
         state = self._states[0]
         self._run(state.client.execute("ZADD", state.keys.active, known.lapsed, known.job_id))
 
-    @rule(process=processes)
-    def die(self, process: int) -> None:
-        """Another process comes in its place; the dead one's claims may still speak up."""
-        self._states[process] = self._process()
+    @rule(process=processes, told=st.booleans())
+    def die(self, process: int, *, told: bool) -> None:
+        """Another comes in its place, which may know; the dead one's claims may still speak up."""
+        dead, self._owners[process] = self._owners[process], uuid.uuid4().hex
+        self._states[process] = self._process(self._owners[process])
+        if not told:
+            return
+        found = self._run(self._states[process].jobs.disown([dead]))
+        its = [it for it in self.processing() if it.holder and owner_of(it.holder) == dead]
+        assert found == len(its)
+        for it in its:
+            it.lapsed = 0
+
+    @rule(
+        target=claims,
+        process=processes,
+        limit=st.integers(1, 4),
+        times=st.integers(2, 5),
+        settles=st.integers(0, 5),
+    )
+    def crash_and_crash(self, process: int, limit: int, times: int, settles: int) -> Any:
+        """A process dies of one of its jobs, time after time; its successors claim them anew.
+
+        Once, perhaps, jobs get on before they die.
+        """
+        claims = self._claim(process, limit)
+        for turn in range(times):
+            if turn == settles:
+                self.save(process, claims, None, settles=True)
+            self.die(process, told=True)
+            claims = self._claim(process, limit)
+        return claims
+
+    @rule(target=claims, process=processes, limit=st.integers(1, 2), times=st.integers(2, 4))
+    def trouble_and_trouble(self, process: int, limit: int, times: int) -> Any:
+        """What jobs need is away for long: they are put back, time after time."""
+        claims = self._claim(process, limit)
+        for _ in range(times):
+            self.put_back(process, claims)
+            for it in claims:
+                self._lapse(self.known[it.job.id])
+            claims = self._claim(process, limit)
+        return claims
 
     @staticmethod
     def _any(data: st.DataObject, among: list[Known]) -> Known:
@@ -261,6 +398,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert job.queue_position == (queue.index(known.job_id) + 1 if waits else None)
         assert [fields[1] for _, fields in entries] == known.events
         assert (ttl == -1) == (not known.status.ended)
+
+
+def owner_of(lease: Lease) -> str:
+    return lease.token.rpartition(":")[0]
 
 
 @pytest.fixture(scope="module")

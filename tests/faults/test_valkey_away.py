@@ -254,12 +254,12 @@ async def test_slow_but_there(folder: Path, valkey: Valkey, origin: Origin) -> N
 async def test_restarted_empty(folder: Path, valkey: Valkey, origin: Origin) -> None:
     """A Valkey that has forgotten everything: jobs end clearly, nothing is left, new ones work."""
     # An upload is open, and one file is still coming.
-    files = [
-        *(want(origin, seed, 12 * MIB) for seed in (1, 2)),
-        want(origin, 3, MIB, stall_after=9),
-    ]
+    files = [want(origin, seed, 12 * MIB, hangup=1) for seed in (1, 2)]
+    files.append(want(origin, 3, MIB, stall_after=1000))
     storage = LocalStorage(folder / "data")
-    async with serving(folder, valkey, DOWNLOADD_JOBS_CONCURRENCY="2") as server:
+    # A worker learns of it when it renews its lease, at the latest.
+    environ = {"DOWNLOADD_JOBS_CONCURRENCY": "2", "DOWNLOADD_JOBS_LEASE": "6"}
+    async with serving(folder, valkey, **environ) as server:
         jobs = [await server.initiate(body(files)) for _ in range(2)]
         queued = await server.initiate(body([want(origin, 4, 1000)]))
 
