@@ -109,8 +109,11 @@ class S3Storage:
         self._bucket = bucket
 
     async def objects(self) -> list[str]:
+        return sorted(key.rpartition("/")[2] for key in await self._keys())
+
+    async def _keys(self) -> list[str]:
         answer = await self._client.list_objects_v2(Bucket=self._bucket)
-        return sorted(found["Key"].rpartition("/")[2] for found in answer.get("Contents", ()))
+        return [found["Key"] for found in answer.get("Contents", ())]
 
     async def parts(self) -> dict[str, list[int]]:
         answer = await self._client.list_multipart_uploads(Bucket=self._bucket)
@@ -126,7 +129,9 @@ class S3Storage:
         return found
 
     async def remove(self, key: str) -> None:
-        await self._client.delete_object(Bucket=self._bucket, Key=key)
+        for whole in await self._keys():
+            if whole.rpartition("/")[2] == key:
+                await self._client.delete_object(Bucket=self._bucket, Key=whole)
 
 
 @asynccontextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
+from tests.e2e.archives import PATIENCE
 from tests.e2e.service import Service, Storage, eventually
 
 #: Seconds for what is removed on the way.
@@ -24,12 +26,11 @@ async def assert_nothing_left(server: Service, storage: Storage) -> bool:
         await asyncio.sleep(SOON / 10)
     await server.stop()
     await server.start()
-    await eventually(lambda: _tidy(storage), what="only the archive is left in the storage")
+    deadline = time.monotonic() + PATIENCE
+    while things := await left(storage):
+        assert time.monotonic() < deadline, things
+        await asyncio.sleep(0.05)
     return True
-
-
-async def _tidy(storage: Storage) -> bool:
-    return not await left(storage)
 
 
 async def left(storage: Storage) -> list[str]:
