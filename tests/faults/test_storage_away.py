@@ -119,12 +119,22 @@ async def long_outage(folder: Path) -> LongOutage:
         seen.failed = await it.server.status(job_id)
         await it.start_gateway()
         seen.sent_before = sent(it.origin, files)
-        answer = await ask(it.server, "POST", f"/v1/download/{job_id}/retry")
-        seen.retried = answer.status
+        seen.retried = await retry(it.server, job_id)
         if seen.retried == 200:
             seen.completed = await it.assert_done(job_id, files)
         seen.sent_after = sent(it.origin, files)
     return seen
+
+
+async def retry(server: Service, job_id: str) -> int:
+    """Retry a job, again as long as the server says that its storage is not back yet."""
+
+    async def status() -> int | None:
+        answer = await ask(server, "POST", f"/v1/download/{job_id}/retry")
+        return None if answer.status == 503 else answer.status
+
+    said: int = await eventually(status, what="the storage is back")
+    return said
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -245,10 +245,6 @@ async def test_slow_but_there(folder: Path, valkey: Valkey, origin: Origin) -> N
                 watcher.assert_whole(stream_of(valkey, job_id))
             assert await health(server) == {"redis": "ok", "storage": "ok"}
             await assert_archive(server, await server.status(job_id), files, folder)
-            slow = await server.initiate(body([want(origin, 9, MIB, stall_after=1000)]))
-            await eventually(lambda: origin.sent[f"/file/9/{MIB}"])
-            assert await server.cancel(slow) == 200
-            await assert_nothing_left(server, folder)
 
 
 async def test_restarted_empty(folder: Path, valkey: Valkey, origin: Origin) -> None:
