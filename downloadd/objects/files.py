@@ -15,13 +15,13 @@ themselves, and every file less is felt by small jobs.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
 import stat
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +31,6 @@ from downloadd.errors import ObjectMissing, StorageCorrupt, StorageRefused, Uplo
 from downloadd.model import Record
 from downloadd.ports import Found, Part, Stored
 
-#: Seconds after which an unfinished ``put`` or ``begin`` is nobody's any more.
-_STALE = 24 * 3600
 #: How often a rename may lose its target folder to somebody who tidies up.
 _RENAMES = 5
 _UPLOAD_ID = re.compile(r"[0-9a-f]{32}")
@@ -80,15 +78,22 @@ class Folder:
         self._meta = root / ".meta"
         #: Kept open: every object that comes has it synced.
         self._root_fd: int | None = None
+        self._lock: int | None = None
 
     def prepare(self) -> None:
-        """Make the folders and remove what calls of dead processes left half-way."""
+        """Make the folders; remove what dead processes left half-way, unless others are alive."""
         for path in (self.root, self.uploads, self._meta):
             path.mkdir(parents=True, exist_ok=True)
-        stale = time.time() - _STALE
+        # Shared while we live: who gets it alone knows that all others are dead.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._lock = os.open(self.root / ".lock", flags, 0o600)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_drafts()
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def _remove_drafts(self) -> None:
         for path in self.uploads.iterdir():
-            if path.stat().st_mtime > stale:
-                continue
             if path.name.startswith("put-"):
                 path.unlink(missing_ok=True)
             elif _UPLOAD_ID.fullmatch(path.name) and not (path / "upload.json").exists():
@@ -146,9 +151,10 @@ class Folder:
 
     def close(self) -> None:
         """Let go of the folder."""
-        if self._root_fd is not None:
-            os.close(self._root_fd)
-            self._root_fd = None
+        for descriptor in (self._root_fd, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._root_fd = self._lock = None
 
     def _rename(self, path: Path, target: Path) -> None:
         for _ in range(_RENAMES):

@@ -116,9 +116,12 @@ class S3Storage:
         answer = await self._client.list_multipart_uploads(Bucket=self._bucket)
         found = {}
         for upload in answer.get("Uploads", ()):
-            listed = await self._client.list_parts(
-                Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-            )
+            try:
+                listed = await self._client.list_parts(
+                    Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+            except self._client.exceptions.NoSuchUpload:
+                continue  # it has ended meanwhile
             found[upload["UploadId"]] = [part["PartNumber"] for part in listed.get("Parts", ())]
         return found
 

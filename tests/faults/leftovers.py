@@ -36,6 +36,4 @@ async def left(storage: Storage) -> list[str]:
     """What is in the storage besides one object."""
     objects = await storage.objects()
     uploads = await storage.parts()
-    # What a put was writing goes when it is old: it may be another process's.
-    known = [name for name in uploads if not name.startswith("put-")]
-    return [*known, *objects[1:]] if objects else ["no object"]
+    return [*uploads, *objects[1:]] if objects else ["no object"]

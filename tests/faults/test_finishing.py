@@ -36,7 +36,7 @@ HEAD = rb"HEAD /[^ /]+/[^ ]+ "
 #: finishing one, which knows the archive's SHA-256, and the end.
 BEGUN = rb'"uploadId":"'
 PART_STORED = rb'"parts":\[(\[[^]]*\],)*\[2,'
-FINISHING = rb'"sealed":true,"sha256":"[0-9a-f]{64}"\}'
+FINISHING = rb'"sealed":true,"validators":[^}]*,"sha256":"[0-9a-f]{64}"\}'
 TERMINAL = rb"\$9\r\ncompleted\r\n"
 
 S3, REDIS = "s3", "redis"
