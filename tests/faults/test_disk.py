@@ -70,8 +70,13 @@ async def mode(path: Path, bits: int) -> AsyncIterator[None]:
         path.chmod(before)
 
 
-async def settled(server: Service, job_id: str, code: str, hint: str) -> bool:
-    """Whether a job in trouble still waits; if not, it has failed clearly."""
+async def waits_for(server: Service, job_id: str, code: str, hint: str) -> bool:
+    """When a job's run has ended in trouble: whether it waits; if not, it has failed clearly."""
+
+    def told() -> bool:
+        return f'"code": "{code}"' in server.log.read_text()
+
+    await eventually(told, what=f"a run ends with {code}")
     job = await server.status(job_id)
     if job["status"] == "processing":
         return True
@@ -106,8 +111,7 @@ async def test_temporary_disk_full(folder: Path, origin: Origin) -> None:
             ballast = fill(disk)
             job_id = await server.initiate(body(files))
             await eventually(lambda: sent(origin, files) > MIB)
-            await asyncio.sleep(2)
-            waits = await settled(server, job_id, "disk_error", "temporary disk is full")
+            waits = await waits_for(server, job_id, "disk_error", "temporary disk is full")
             # Small files need no disk.
             await assert_works(server, [want(origin, 8, 1000)], folder)
             ballast.unlink()
@@ -135,9 +139,7 @@ async def test_archive_disk_full(folder: Path, origin: Origin) -> None:
             await eventually(lambda: sent(origin, files) > MIB)
             ballast = fill(disk)
             await health_says(server, storage="error")
-            await eventually(lambda: sent(origin, files) == sum(file.size for file in files))
-            await asyncio.sleep(1)
-            waits = await settled(server, job_id, "storage_unavailable", "is full")
+            waits = await waits_for(server, job_id, "storage_unavailable", "is full")
             ballast.unlink()
             await health_says(server, storage="ok")
             if waits:
@@ -204,8 +206,7 @@ async def test_temporary_folder_becomes_unwritable(folder: Path, origin: Origin)
         async with mode(own, 0o500):
             job_id = await server.initiate(body(files))
             await eventually(lambda: sent(origin, files) > MIB)
-            await asyncio.sleep(2)
-            waits = await settled(server, job_id, "disk_error", "Permission denied")
+            waits = await waits_for(server, job_id, "disk_error", "Permission denied")
         if waits:
             await assert_archive(server, await server.ended(job_id), files, folder)
         await assert_works(server, files, folder)
@@ -256,9 +257,7 @@ async def test_archive_folder_deleted(folder: Path, origin: Origin) -> None:
         await eventually(lambda: sent(origin, files) > 8 * MIB)
         shutil.rmtree(server.data_dir / "archives")
         await health_says(server, storage="error")
-        await eventually(lambda: sent(origin, files) == sum(file.size for file in files))
-        await asyncio.sleep(1)
-        waits = await settled(server, job_id, "storage_unavailable", "No such file or directory")
+        waits = await waits_for(server, job_id, "storage_unavailable", "No such file or directory")
         async with server.client.get(done["downloadUrl"]) as response:
             assert response.status == 404
         await server.stop(times=2)
