@@ -13,7 +13,7 @@ import aiohttp
 import redis
 
 from tests.e2e.archives import MIB, PATIENCE, Wanted, digests, want
-from tests.e2e.service import Service
+from tests.e2e.service import Service, eventually
 from tests.integration.web.conftest import Sent, read_events
 from tests.origin import Origin
 from tests.valkey import Valkey, valkey_server
@@ -124,6 +124,16 @@ async def health(server: Service) -> dict[str, str]:
         (200, "healthy") if well else (503, "unhealthy")
     )
     return checks
+
+
+async def health_says(server: Service, *, redis: str = "ok", storage: str = "ok") -> None:
+    """Wait until health says so: its answers are kept for a second."""
+    expected = {"redis": redis, "storage": storage}
+
+    async def says() -> bool:
+        return await health(server) == expected
+
+    await eventually(says, what=f"health says {expected}")
 
 
 # --- watching -----------------------------------------------------------------------

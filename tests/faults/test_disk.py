@@ -22,7 +22,7 @@ import pytest
 from tests.e2e.archives import MIB, Wanted, want
 from tests.e2e.service import LocalStorage, Service, eventually
 from tests.faults import unprivileged
-from tests.faults.outages import assert_archive, body, health, post, sent, steady
+from tests.faults.outages import assert_archive, body, health_says, post, sent, steady
 from tests.origin import Origin
 
 
@@ -70,8 +70,13 @@ async def mode(path: Path, bits: int) -> AsyncIterator[None]:
         path.chmod(before)
 
 
-async def settled(server: Service, job_id: str, code: str, hint: str) -> bool:
-    """Whether a job in trouble still waits; if not, it has failed clearly."""
+async def waits_for(server: Service, job_id: str, code: str, hint: str) -> bool:
+    """When a job's run has ended in trouble: whether it waits; if not, it has failed clearly."""
+
+    def told() -> bool:
+        return f'"code": "{code}"' in server.log.read_text()
+
+    await eventually(told, what=f"a run ends with {code}")
     job = await server.status(job_id)
     if job["status"] == "processing":
         return True
@@ -95,13 +100,6 @@ async def no_uploads(server: Service) -> bool:
     return await LocalStorage(server.data_dir).parts() == {}
 
 
-async def storage_says(server: Service, said: str) -> None:
-    async def says() -> bool:
-        return await health(server) == {"redis": "ok", "storage": said}
-
-    await eventually(says, what=f"health says storage: {said}")
-
-
 # --- full -------------------------------------------------------------------------
 
 
@@ -113,8 +111,7 @@ async def test_temporary_disk_full(folder: Path, origin: Origin) -> None:
             ballast = fill(disk)
             job_id = await server.initiate(body(files))
             await eventually(lambda: sent(origin, files) > MIB)
-            await asyncio.sleep(2)
-            waits = await settled(server, job_id, "disk_error", "temporary disk is full")
+            waits = await waits_for(server, job_id, "disk_error", "temporary disk is full")
             # Small files need no disk.
             await assert_works(server, [want(origin, 8, 1000)], folder)
             ballast.unlink()
@@ -141,12 +138,10 @@ async def test_archive_disk_full(folder: Path, origin: Origin) -> None:
             job_id = await server.initiate(body(files))
             await eventually(lambda: sent(origin, files) > MIB)
             ballast = fill(disk)
-            await storage_says(server, "error")
-            await eventually(lambda: sent(origin, files) == sum(file.size for file in files))
-            await asyncio.sleep(1)
-            waits = await settled(server, job_id, "storage_unavailable", "is full")
+            await health_says(server, storage="error")
+            waits = await waits_for(server, job_id, "storage_unavailable", "is full")
             ballast.unlink()
-            await storage_says(server, "ok")
+            await health_says(server, storage="ok")
             if waits:
                 job = await server.ended(job_id)
                 await assert_archive(server, job, files, folder)
@@ -159,7 +154,7 @@ async def test_no_job_is_taken_for_a_full_archive_disk(folder: Path, origin: Ori
     with small_disk(folder / "data" / "archives", 128 * MIB) as disk:
         async with Service(folder / "data", {}) as server:
             fill(disk)
-            await storage_says(server, "error")
+            await health_says(server, storage="error")
             refused = await post(server, [want(origin, 1, 1000)])
             refused.assert_unavailable("storage_unavailable")
 
@@ -211,8 +206,7 @@ async def test_temporary_folder_becomes_unwritable(folder: Path, origin: Origin)
         async with mode(own, 0o500):
             job_id = await server.initiate(body(files))
             await eventually(lambda: sent(origin, files) > MIB)
-            await asyncio.sleep(2)
-            waits = await settled(server, job_id, "disk_error", "Permission denied")
+            waits = await waits_for(server, job_id, "disk_error", "Permission denied")
         if waits:
             await assert_archive(server, await server.ended(job_id), files, folder)
         await assert_works(server, files, folder)
@@ -225,11 +219,11 @@ async def test_archive_folder_becomes_unwritable(folder: Path, origin: Origin) -
         uploads = server.data_dir / "archives" / ".uploads"
         async with mode(uploads, 0o500):
             job_id = await server.initiate(body(files))
-            await storage_says(server, "error")
+            await health_says(server, storage="error")
             job = await server.ended(job_id)
             assert (job["status"], job["errorCode"]) == ("failed", "storage_refused")
             assert "Permission denied. Check its owner and mode." in job["error"]
-        await storage_says(server, "ok")
+        await health_says(server, storage="ok")
         await assert_works(server, files, folder)
 
 
@@ -262,15 +256,13 @@ async def test_archive_folder_deleted(folder: Path, origin: Origin) -> None:
         job_id = await server.initiate(body(files))
         await eventually(lambda: sent(origin, files) > 8 * MIB)
         shutil.rmtree(server.data_dir / "archives")
-        await storage_says(server, "error")
-        await eventually(lambda: sent(origin, files) == sum(file.size for file in files))
-        await asyncio.sleep(1)
-        waits = await settled(server, job_id, "storage_unavailable", "No such file or directory")
+        await health_says(server, storage="error")
+        waits = await waits_for(server, job_id, "storage_unavailable", "No such file or directory")
         async with server.client.get(done["downloadUrl"]) as response:
             assert response.status == 404
         await server.stop(times=2)
         await server.start()
-        await storage_says(server, "ok")
+        await health_says(server, storage="ok")
         if waits:
             await assert_archive(server, await server.ended(job_id), files, folder)
         await assert_works(server, files, folder)
@@ -283,8 +275,8 @@ async def test_archive_folder_away_and_back(folder: Path, origin: Origin) -> Non
         archives = server.data_dir / "archives"
         done: Any = await server.ended(await server.initiate(body(kept)))
         archives.rename(folder / "elsewhere")
-        await storage_says(server, "error")
+        await health_says(server, storage="error")
         (folder / "elsewhere").rename(archives)
-        await storage_says(server, "ok")
+        await health_says(server, storage="ok")
         await assert_archive(server, done, kept, folder)
         await assert_works(server, steady(origin, 4, seconds=0.5), folder)

@@ -27,7 +27,7 @@ from tests.faults.outages import (
     ask,
     assert_archive,
     body,
-    health,
+    health_says,
     post,
     sent,
     steady,
@@ -119,12 +119,22 @@ async def long_outage(folder: Path) -> LongOutage:
         seen.failed = await it.server.status(job_id)
         await it.start_gateway()
         seen.sent_before = sent(it.origin, files)
-        answer = await ask(it.server, "POST", f"/v1/download/{job_id}/retry")
-        seen.retried = answer.status
+        seen.retried = await retry(it.server, job_id)
         if seen.retried == 200:
             seen.completed = await it.assert_done(job_id, files)
         seen.sent_after = sent(it.origin, files)
     return seen
+
+
+async def retry(server: Service, job_id: str) -> int:
+    """Retry a job, again as long as the server says that its storage is not back yet."""
+
+    async def status() -> int | None:
+        answer = await ask(server, "POST", f"/v1/download/{job_id}/retry")
+        return None if answer.status == 503 else answer.status
+
+    said: int = await eventually(status, what="the storage is back")
+    return said
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -179,14 +189,14 @@ async def test_ten_seconds_of_silence(folder: Path) -> None:
         it.gateway.pause()
         try:
             before = sent(it.origin, files)
-            assert await health(it.server) == {"redis": "ok", "storage": "error"}
+            await health_says(it.server, storage="error")
             await asyncio.sleep(7)
             assert sent(it.origin, files) > before, "the sources are read meanwhile"
         finally:
             it.gateway.resume()
         job = await it.assert_done(job_id, files)
         assert job["attempts"] == 1
-        assert await health(it.server) == {"redis": "ok", "storage": "ok"}
+        await health_says(it.server)
 
 
 async def test_a_job_waits_for_its_storage(folder: Path) -> None:
@@ -197,7 +207,7 @@ async def test_a_job_waits_for_its_storage(folder: Path) -> None:
         async with Watcher(it.server, job_id) as watcher:
             await eventually(lambda: uploading(it), what="a part is stored")
             it.gateway.kill()
-            assert await health(it.server) == {"redis": "ok", "storage": "error"}
+            await health_says(it.server, storage="error")
             await asyncio.sleep(12)
             assert (await it.server.status(job_id))["status"] == "processing"
             await it.start_gateway()
@@ -215,11 +225,11 @@ async def test_no_job_is_taken_without_storage(folder: Path) -> None:
     async with site(folder) as it:
         files = [want(it.origin, 1, 1000)]
         it.gateway.kill()
-        await asyncio.sleep(1.1)  # health's answers are kept for a second
+        await health_says(it.server, storage="error")
         before = it.server.keys()
         (await post(it.server, files)).assert_unavailable("storage_unavailable")
         assert it.server.keys() - before <= {"{downloadd}:health"}
-        assert await health(it.server) == {"redis": "ok", "storage": "error"}
+        await health_says(it.server, storage="error")
         await it.start_gateway()
 
         async def taken() -> Any:
