@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from downloadd.config import Settings
+from downloadd.errors import DownloaddError, SpoolError
 from downloadd.jobs.pool import Pool
 from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
@@ -270,12 +271,20 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
         on_disowned=folder.forget_dead,
         clear=app[SPOOL].clear_kept,
         storage_there=app[STORAGE_PROBE].known,
-        doubt_storage=app[STORAGE_PROBE].doubt,
+        on_trouble=partial(_on_trouble, app),
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
     async with pool:
         app[POOL] = pool
         yield
+
+
+def _on_trouble(app: web.Application, error: DownloaddError) -> None:
+    """See to what has ended a job: is the storage there, and can the disk be made less full?"""
+    if isinstance(error, SpoolError):
+        app[SPOOL].evict_all()
+    else:
+        app[STORAGE_PROBE].doubt()
 
 
 def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:

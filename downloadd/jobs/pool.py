@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from downloadd.errors import StateError
+from downloadd.errors import DownloaddError, StateError
 from downloadd.jobs.worker import PAUSES, Stop, Worker
 from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
@@ -53,15 +53,15 @@ class Pool:
         on_disowned: Callable[[], object] = _nothing,
         clear: Callable[[str], Awaitable[None]] | None = None,
         storage_there: Callable[[], bool] = _always,
-        doubt_storage: Callable[[], None] = _nothing,
+        on_trouble: Callable[[DownloaddError], None] = lambda _: None,
     ) -> None:
         """``lease`` and ``timeout`` (of a job) are in seconds; see ``Worker`` for the next two.
 
         The jobs of ``dead_owners`` are given free before the first claim;
         ``on_disowned`` is called then, in a thread. ``clear`` removes what is
         left here of a job that nobody works on. While ``storage_there`` says
-        no, which it is asked often, no new jobs are begun; ``doubt_storage`` is
-        called when a job has ended for its sake.
+        no, which it is asked often, no new jobs are begun. ``on_trouble`` as in
+        ``Worker``.
         """
         self._store = store
         self._clock = clock
@@ -76,7 +76,7 @@ class Pool:
         self._on_disowned = on_disowned
         self._clear = clear
         self._storage_there = storage_there
-        self._doubt_storage = doubt_storage
+        self._on_trouble = on_trouble
         self._clearing: set[asyncio.Task[None]] = set()
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
@@ -199,7 +199,7 @@ class Pool:
             timeout=self._timeout,
             keep_failed=self._keep_failed,
             pauses=self._pauses,
-            on_storage_away=self._doubt_storage,
+            on_trouble=self._on_trouble,
         )
         task = asyncio.create_task(_work(worker, earlier), name=f"job-{job.id}")
         self._workers[task] = worker

@@ -84,12 +84,12 @@ class Worker:
         timeout: float,
         keep_failed: bool = False,
         pauses: Sequence[float] = PAUSES,
-        on_storage_away: Callable[[], None] = lambda: None,
+        on_trouble: Callable[[DownloaddError], None] = lambda _: None,
     ) -> None:
         """``timeout`` is in seconds, for this claim: time without a worker does not count.
 
         ``keep_failed``: what a job has made when it fails is kept for its retry.
-        ``on_storage_away`` is called when the storage has ended a run.
+        ``on_trouble`` hears of the trouble with storage or disk that has ended a run.
         """
         self.claim = claim
         self._store = store
@@ -99,7 +99,7 @@ class Worker:
         self._timeout = timeout
         self._keep_failed = keep_failed
         self._pauses = pauses
-        self._on_storage_away = on_storage_away
+        self._on_trouble = on_trouble
         self._job = claim.job
         self._unsaved: dict[int, FileEntry] = {}
         self._told: Event | None = None
@@ -234,9 +234,8 @@ class Worker:
         try:
             if ending is not None:
                 await self._clean_up(self._run.stop())
-                if isinstance(ending, StorageUnavailable):
-                    self._on_storage_away()
                 if isinstance(ending, (StorageUnavailable, SpoolError)):
+                    self._on_trouble(ending)
                     if self._pauses and await self._put_back(ending):
                         return
                     ending = _used_up(ending, len(self._pauses))

@@ -134,10 +134,10 @@ class Spool:
         self._used: set[str] = set()
         #: Bytes that jobs left behind which nobody works on, the oldest first.
         self._kept: dict[str, int] = {}
-        self._evicting: asyncio.Future[None] | None = None
+        self._evictions: set[asyncio.Future[None]] = set()
         self.disk = disk
         self.memory = memory
-        disk.on_shortage = self._evict
+        disk.on_shortage = self._evict_one
         for job_id, size in _left_in(root):
             self._note_kept(job_id, size)
 
@@ -215,20 +215,27 @@ class Spool:
         self.disk.give_up(size)
         return True
 
-    def _evict(self) -> None:
-        """Give the oldest folder that is only kept for the sake of whoever waits for disk."""
-        if not self._kept or self._evicting is not None:
-            return
-        job_id = next(iter(self._kept))
-        size = self._kept.pop(job_id)
+    def evict_all(self) -> None:
+        """Give up whatever is merely kept: the disk is fuller than it was taken to be."""
+        for job_id in list(self._kept):
+            self._evict(job_id)
 
-        def removed(_: asyncio.Future[None]) -> None:
-            self._evicting = None
+    def _evict_one(self) -> None:
+        """Give up the oldest folder for the sake of whoever waits for disk."""
+        if self._kept and not self._evictions:
+            self._evict(next(iter(self._kept)))
+
+    def _evict(self, job_id: str) -> None:
+        size = self._kept.pop(job_id)
+        gone = self._put_aside(job_id) or self._root / job_id
+
+        def removed(eviction: asyncio.Future[None]) -> None:
+            self._evictions.discard(eviction)
             self.disk.give_up(size)
 
-        gone = self._put_aside(job_id) or self._root / job_id
-        self._evicting = self.start(shutil.rmtree, gone, True)
-        self._evicting.add_done_callback(removed)
+        eviction = self.start(shutil.rmtree, gone, True)
+        self._evictions.add(eviction)
+        eviction.add_done_callback(removed)
 
     async def _remove(self, job_id: str) -> None:
         if (gone := self._put_aside(job_id)) is not None:
