@@ -196,6 +196,7 @@ def _signals(stop: asyncio.Event, at_once: asyncio.Event) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # it ends already, in order
 
 
 async def _drain(pool: Pool, at_once: asyncio.Event) -> None:
