@@ -226,7 +226,10 @@ class Spool:
             self._evicting = None
             self.disk.give_up(size)
 
-        gone = self._put_aside(job_id) or self._root / job_id
+        if (gone := self._put_aside(job_id)) is None:
+            # Not to be removed by its name: the job's next run may be making it now.
+            asyncio.get_running_loop().call_soon(self.disk.give_up, size)
+            return
         self._evicting = self.start(shutil.rmtree, gone, True)
         self._evicting.add_done_callback(removed)
 
