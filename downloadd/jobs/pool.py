@@ -108,16 +108,25 @@ class Pool:
         self._wake.set()
 
     def cancel(self, job_id: str) -> None:
-        """Stop working on a job whose caller has cancelled it; else forget what is left of it."""
-        mine = [it for it in self._workers.values() if it.claim.lease.job_id == job_id]
-        for worker in mine:
-            worker.stop(Stop.CANCELLED)
-        if not mine and self._clear is not None:
-            task = asyncio.create_task(self._tidy(self._clear, job_id), name=f"clear-{job_id}")
+        """Stop working on a job whose caller has cancelled it, and forget what is left of it."""
+        mine = self._workers_of(job_id)
+        for task in mine:
+            self._workers[task].stop(Stop.CANCELLED)
+        if self._clear is not None:
+            tidy = self._tidy(self._clear, job_id, mine)
+            task = asyncio.create_task(tidy, name=f"clear-{job_id}")
             self._clearing.add(task)
             task.add_done_callback(self._clearing.discard)
 
-    async def _tidy(self, clear: Callable[[str], Awaitable[None]], job_id: str) -> None:
+    async def _tidy(
+        self,
+        clear: Callable[[str], Awaitable[None]],
+        job_id: str,
+        workers: Collection[asyncio.Task[None]],
+    ) -> None:
+        """Forget what is left of a job when those are through who may be keeping it just now."""
+        if workers:
+            await asyncio.wait(workers)
         try:
             await clear(job_id)
         except Exception:
@@ -185,7 +194,7 @@ class Pool:
 
     def _start(self, claim: Claim) -> None:
         job = claim.job
-        earlier = [task for task, it in self._workers.items() if it.claim.lease.job_id == job.id]
+        earlier = self._workers_of(job.id)
         for task in earlier:
             self._workers[task].stop(Stop.LOST)
         if job.attempts == 1 and job.started_at is not None:
@@ -205,6 +214,9 @@ class Pool:
         self._workers[task] = worker
         self._count()
         task.add_done_callback(self._ended)
+
+    def _workers_of(self, job_id: str) -> list[asyncio.Task[None]]:
+        return [task for task, it in self._workers.items() if it.claim.lease.job_id == job_id]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._workers[task]

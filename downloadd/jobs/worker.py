@@ -290,6 +290,9 @@ class Worker:
         if reason is Stop.CANCELLED or status is JobStatus.CANCELLED:
             await self._leave(keep=False)
             self._metrics.ended(JobStatus.CANCELLED, self._seconds(self._clock.now()))
+            # Changes nothing, unless the job was retried before we heard of the
+            # cancellation and this is its new claim: it must not wait for a lease.
+            await self._release()
         elif reason is Stop.LOST and status is None:
             await self._mourn()
         else:

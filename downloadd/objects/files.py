@@ -195,12 +195,17 @@ class Folder:
 
     def belongs_to(self, namespace: str) -> bool:
         """Whether this installation is the folder's owner, which it becomes where there is none."""
-        try:
-            with (self.root / ".owner").open("x", encoding="utf-8") as file:
-                file.write(namespace)
-        except FileExistsError:
-            return (self.root / ".owner").read_text(encoding="utf-8") == namespace
-        return True
+        owner = self.root / ".owner"
+        if not owner.exists():
+            draft = self.uploads / f"put-{secrets.token_hex(16)}"
+            try:
+                draft.write_text(namespace, encoding="utf-8")
+                # Whole or not at all: a name cut short would be somebody else's for ever.
+                with contextlib.suppress(FileExistsError):
+                    owner.hardlink_to(draft)
+            finally:
+                draft.unlink(missing_ok=True)
+        return owner.read_text(encoding="utf-8") == namespace
 
     # --- uploads ---
 

@@ -57,9 +57,10 @@ class FileFetch:
         self._entry = entry
         self._on_bytes = on_bytes
         self._salvage = salvage
+        self._path = services.spool.path(job_id, entry.index)
         self._intake = Intake(
             services,
-            services.spool.path(job_id, entry.index),
+            self._path,
             entry,
             name=name,
             compress=compress,
@@ -116,7 +117,12 @@ class FileFetch:
         fetched = await self._intake.salvage() if self._salvage else None
         if not self.received:
             self._intake.skip_stored()
-        self._on_bytes(self.received)
+        try:
+            self._on_bytes(self.received)
+        except DownloaddError:
+            if fetched is not None:  # nobody will be given it
+                await fetched.payload.leave(self._services.spool, self._path)
+            raise
         if fetched is not None:
             self.attempts = fetched.attempts
         return fetched

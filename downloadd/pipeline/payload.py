@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import structlog
 from isal import isal_zlib
 
 from downloadd.errors import SpoolError
@@ -17,6 +18,8 @@ from downloadd.pipeline.budget import MemoryBudget, Reservation
 from downloadd.pipeline.disk import disk_errors
 from downloadd.pipeline.notes import Note, Tail
 from downloadd.pipeline.spool import Spool
+
+log = structlog.get_logger(__name__)
 
 
 class Payload:
@@ -46,7 +49,7 @@ class Payload:
         raise NotImplementedError
 
     async def leave(self, spool: Spool, path: Path) -> None:
-        """Discard it here, but leave it at ``path`` for the job's next run."""
+        """Discard it here, but leave it at ``path`` for the job's next run, if the disk lets us."""
         raise NotImplementedError
 
 
@@ -79,6 +82,8 @@ class MemoryPayload(Payload):
         try:
             if self._note is not None:
                 await spool.run(self._write_sync, spool, path, self._note)
+        except SpoolError as exc:  # it is fetched again, then
+            log.warning("payload.not_left", error=exc.message)
         finally:
             await self.discard()
 
@@ -142,6 +147,8 @@ class FilePayload(Payload):
     async def discard(self) -> None:
         try:
             await self._spool.run(self._remove_sync)
+        except OSError as exc:  # a disk that gives nothing up; the folder goes later
+            log.warning("payload.not_removed", error=exc.strerror)
         finally:
             self._reservation.release()
 

@@ -227,7 +227,10 @@ class Spool:
 
     def _evict(self, job_id: str) -> None:
         size = self._kept.pop(job_id)
-        gone = self._put_aside(job_id) or self._root / job_id
+        if (gone := self._put_aside(job_id)) is None:
+            # Not to be removed by its name: the job's next run may be making it now.
+            asyncio.get_running_loop().call_soon(self.disk.give_up, size)
+            return
 
         def removed(eviction: asyncio.Future[None]) -> None:
             self._evictions.discard(eviction)

@@ -128,7 +128,7 @@ class Rig:
                 timeout=timeout,
                 keep_failed=self.retry_window > 0,
                 pauses=self.pauses,
-                clear=spool.clear,
+                clear=spool.clear_kept,
                 **options,
             )
             state.feed.on_control(wake=pool.wake, cancel=pool.cancel)

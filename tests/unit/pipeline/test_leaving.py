@@ -1,0 +1,120 @@
+"""What a run holds is given back however it ends, also where the disk does not let it be kept."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from downloadd.errors import JobTooLarge, SpoolError
+from downloadd.model import Source
+from downloadd.pipeline import JobRun
+from downloadd.pipeline.payload import FilePayload, MemoryPayload
+from tests.fakes import Answer
+from tests.origin import content
+from tests.unit.pipeline.conftest import Bench, make_job
+
+MIB = 1 << 20
+MakeBench = Callable[..., Bench]
+FILES = {"a": b"small", "b": content(1, MIB), "c": b"little", "d": content(2, MIB)}
+
+
+def origin(source: Source, offset: int, validator: str | None) -> Answer:
+    return Answer(data=FILES[source.url.rpartition("/")[2]])
+
+
+def sources() -> list[Source]:
+    return [Source(url=f"http://files.example/{name}") for name in FILES]
+
+
+async def packed(run: JobRun) -> None:
+    """Run until all files are here, and stop before they are stored."""
+    async with aclosing(run.steps()) as steps:
+        async for _ in steps:
+            if len(run._packing.layout.entries) == len(FILES):
+                return
+
+
+def held(bench: Bench) -> bool:
+    """Whether disk or memory is held but for what is kept."""
+    kept = sum(bench.spool._kept.values())
+    return bench.spool.disk.used != kept or bench.spool.memory._free != 32 << 20
+
+
+async def paused(make_bench: MakeBench) -> tuple[Bench, JobRun]:
+    bench = make_bench(origin)
+    run = bench.run(make_job(sources()))
+    task = asyncio.create_task(packed(run))
+    while not task.done() and len(run._packing.payloads) < len(FILES):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await run.stop()
+    assert len(run._packing.payloads) == len(FILES)
+    return bench, run
+
+
+async def test_a_full_disk_keeps_what_is_on_it(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written is fetched again; no budget stays taken."""
+
+    def full(*_: object) -> None:
+        raise SpoolError("The server's temporary disk is full; try again later.")
+
+    bench, run = await paused(make_bench)
+    monkeypatch.setattr(MemoryPayload, "_write_sync", full)
+    await run.close(keep=True)
+    assert bench.spool.kept_jobs() == [run._job.id]
+    assert not held(bench)
+    await bench.spool.clear_kept(run._job.id)
+    assert bench.clean()
+
+
+async def test_a_disk_that_removes_nothing_gives_the_budget_back(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    bench, run = await paused(make_bench)
+    monkeypatch.setattr(FilePayload, "_remove_sync", read_only)
+    await run.close()
+    assert not held(bench)
+
+
+async def test_a_retry_that_is_too_large_again_holds_no_disk(make_bench: MakeBench) -> None:
+    """Files taken up whole from the disk count too, and are let go when they are too much."""
+    bench, run = await paused(make_bench)
+    await run.close(keep=True)
+    bench.services = bench.services.evolve(max_job_bytes=MIB + 100)
+    again = bench.run(run._job)
+    with pytest.raises(JobTooLarge):
+        await packed(again)
+    await again.close(keep=True)
+    assert not held(bench)
+
+
+async def test_a_folder_that_is_not_there_is_not_evicted_from_the_next_run(
+    make_bench: MakeBench,
+) -> None:
+    """What a run makes while the disk is short is not taken for what the one before had kept."""
+    bench = make_bench(origin)
+    bench.folder.mkdir(exist_ok=True)
+    job_id = make_job(sources()).id
+    bench.spool.path(job_id, 0)
+    await bench.spool.keep(job_id)
+    busy = threading.Event()
+    threads = [bench.spool.start(busy.wait) for _ in range(4)]
+    bench.spool._evict()
+    made: Path = bench.folder / job_id
+    made.mkdir()
+    busy.set()
+    await asyncio.gather(*threads)
+    await asyncio.sleep(0.1)
+    assert made.exists()
+    assert not bench.spool.kept_jobs()
