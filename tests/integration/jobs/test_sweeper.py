@@ -191,13 +191,11 @@ async def test_a_folder_of_another_installation(site: Site) -> None:
     """Who shares a folder of archives, but not the Redis that knows of them, removes nothing."""
     if site.objects.shared:
         return
-    ours = await site.put(f"{uuid.uuid4()}.zip")
-    await site.state.client.execute("SET", site.state.keys.installation, "another")
+    theirs = await site.put(f"{uuid.uuid4()}.zip")
+    await site.objects.begin(theirs, META)
+    (site.rig.folder / "archives" / ".owner").write_text("another/")
     assert await site.sweeper.sweep()
-    assert await site.keys() == {ours}, "the folder has been nobody's"
-    (site.worker.folder.parent / "archives" / ".owner").write_text("a third/")
-    assert await site.sweeper.sweep()
-    assert await site.keys() == {ours}
+    assert await site.keys() == await site.uploads() == {theirs}
 
 
 async def test_temporary_folders(site: Site) -> None:

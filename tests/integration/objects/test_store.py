@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 
 import pytest
 
@@ -294,7 +293,6 @@ async def test_large_metadata_names(store: Store) -> None:
 
 async def test_listing_uploads(store: Store) -> None:
     """The unfinished ones under a prefix: not others', not what was completed or dropped."""
-    before = time.time()
     ours = {
         (key, await store.begin(key, META))
         for key in ("aa/1.zip", "aa/1.zip", "aa/2.zip", "aa/b/3")
@@ -307,7 +305,6 @@ async def test_listing_uploads(store: Store) -> None:
     await store.complete("aa/5.zip", upload_id, [part])
     found = [upload async for upload in store.find_uploads("aa/")]
     assert {(upload.key, upload.upload_id) for upload in found} == ours
-    assert all(it.begun is None or before - 60 < it.begun < time.time() + 60 for it in found)
     assert len([upload async for upload in store.find_uploads("")]) == 7
     assert [upload async for upload in store.find_uploads("none/")] == []
 

@@ -110,7 +110,7 @@ async def test_a_folder_that_is_not_there_is_not_evicted_from_the_next_run(
     await bench.spool.keep(job_id)
     busy = threading.Event()
     threads = [bench.spool.start(busy.wait) for _ in range(4)]
-    bench.spool._evict()
+    bench.spool.evict_all()
     made: Path = bench.folder / job_id
     made.mkdir()
     busy.set()
