@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import Self
+
+from tests.proxy import Proxy
 
 #: In the request line of an archive that lies in the server's own folder.
 _ARCHIVE = b"/v1/files/"
 
 
-class DroppingProxy:
-    """The proxy, as an async context manager; it does nothing to other requests."""
+class DroppingProxy(Proxy):
+    """It does nothing to requests for anything else."""
 
     def __init__(self) -> None:
-        self.port_behind = 0
+        super().__init__()
         #: After how many bytes of each next answer the connection is closed.
         self.cuts: list[int] = []
         #: After how many bytes of the next answers nothing more is sent.
@@ -24,41 +24,9 @@ class DroppingProxy:
         #: The head of each request for an archive, and all bytes sent for them.
         self.requests: list[bytes] = []
         self.sent = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            await self._carry(reader, writer)
-        self._tasks.discard(task)
-        writer.close()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind, to_behind = await asyncio.open_connection("127.0.0.1", self.port_behind)
-        connection = _Connection(self)
-        forth = asyncio.create_task(connection.forth(reader, to_behind))
-        back = asyncio.create_task(connection.back(behind, writer))
-        try:
-            await asyncio.wait({forth, back}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            forth.cancel()
-            back.cancel()
-            await asyncio.gather(forth, back, return_exceptions=True)
-            to_behind.close()
+    def connection(self) -> _Connection:
+        return _Connection(self)
 
 
 class _Connection:

@@ -16,6 +16,7 @@ from tests.e2e.archives import MIB, PATIENCE, Wanted, digests, want
 from tests.e2e.service import Service, eventually
 from tests.integration.web.conftest import Sent, read_events
 from tests.origin import Origin
+from tests.proxy import Proxy
 from tests.valkey import Valkey, valkey_server
 
 TERMINAL = {"complete", "failed", "cancelled"}
@@ -200,46 +201,22 @@ class Watcher:
 # --- a slow way ---------------------------------------------------------------------
 
 
-class SlowProxy:
+class SlowProxy(Proxy):
     """A TCP proxy that holds up everything for the same time in each direction."""
 
     def __init__(self, port_behind: int, delay: float) -> None:
         """``delay`` is in seconds."""
-        self._behind = port_behind
+        super().__init__(port_behind)
         self._delay = delay
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+    def connection(self) -> SlowProxy:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            behind, to_behind = await asyncio.open_connection("127.0.0.1", self._behind)
-            try:
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(self._carry(reader, to_behind))
-                    both.create_task(self._carry(behind, writer))
-            finally:
-                to_behind.close()
-        self._tasks.discard(task)
-        writer.close()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forth(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Latency, not a narrow way: what is under way does not hold up what follows."""
         loop = asyncio.get_running_loop()
         while data := await reader.read(1 << 16):
             loop.call_later(self._delay, writer.write, data)
         await asyncio.sleep(self._delay)
-        writer.close()
+
+    back = forth

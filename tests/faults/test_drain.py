@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.archives import MIB, Wanted, digests
-from tests.e2e.service import S3Storage, Service, eventually, s3_storage
+from tests.e2e.service import S3Storage, Service, eventually
 from tests.faults.fleet import Fleet
 from tests.faults.observer import Observer
-from tests.gateway import Gateway
 from tests.origin import Origin
-from tests.valkey import Valkey, valkey_server
+from tests.valkey import Valkey
 
 PART = 16 * MIB
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with valkey_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def bucket(gateway: Gateway) -> AsyncIterator[S3Storage]:
-    async with s3_storage(gateway, f"drain-{secrets.token_hex(8)}") as storage:
-        yield storage
 
 
 async def stream(server: Service, job_id: str) -> str:

@@ -12,7 +12,7 @@ import statistics
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,12 @@ from tests.e2e.service import (
     S3Storage,
     Service,
     Storage,
-    origin_process,
     s3_storage,
 )
 from tests.faults.leftovers import assert_nothing_left
 from tests.faults.observer import Observer, Served, covered, served
 from tests.gateway import Gateway
-from tests.valkey import Valkey, valkey_server
+from tests.valkey import Valkey
 
 KILLS = 50
 #: Servers that work, and are killed, side by side.
@@ -257,18 +256,6 @@ async def lanes(
             observer = stack.enter_context(Observer(valkey.url, f"{{{name}}}:"))
             made.append(Lane(name, server, storage, observer, origin))
         yield made
-
-
-@pytest.fixture
-def distant_origin() -> Iterator[str]:
-    with origin_process() as url:
-        yield url
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with valkey_server() as server:
-        yield server
 
 
 def moments(kills: int, chance: random.Random) -> list[float]:

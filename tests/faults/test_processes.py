@@ -7,7 +7,7 @@ import os
 import random
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ import pytest
 
 from tests.content import sha256
 from tests.e2e.archives import MIB, digests
-from tests.e2e.service import S3Storage, Service, eventually, origin_process, s3_storage
+from tests.e2e.service import S3Storage, Service, eventually
 from tests.faults.fleet import Fleet, Watcher, initiate
 from tests.faults.observer import Observer
-from tests.gateway import Gateway
 from tests.origin import Origin
-from tests.valkey import Valkey, valkey_server
+from tests.valkey import Valkey
 
 JOBS = 300
 WATCHERS = 30
@@ -33,24 +32,6 @@ PAUSE = (3.5, 5.0)
 #: A job that is taken over shall be done before the next kill, or it could be
 #: there when three processes die and be taken for what kills them.
 LEASE = 2
-
-
-@pytest.fixture
-def valkey() -> Iterator[Valkey]:
-    with valkey_server() as server:
-        yield server
-
-
-@pytest.fixture
-async def bucket(gateway: Gateway) -> AsyncIterator[S3Storage]:
-    async with s3_storage(gateway, f"fleet-{secrets.token_hex(8)}") as storage:
-        yield storage
-
-
-@pytest.fixture
-def distant_origin() -> Iterator[str]:
-    with origin_process() as url:
-        yield url
 
 
 @dataclass(frozen=True, kw_only=True)
