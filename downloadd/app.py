@@ -277,6 +277,7 @@ async def _pool(app: web.Application) -> AsyncIterator[None]:
     async with pool:
         app[POOL] = pool
         yield
+    folder.wanted |= pool.leases_left
 
 
 def _on_trouble(app: web.Application, error: DownloaddError) -> None:

@@ -80,6 +80,8 @@ class Pool:
         self._clearing: set[asyncio.Task[None]] = set()
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
+        #: Whether a job was left whose lease could not be given up: Redis was away.
+        self.leases_left = False
         self._draining = False
         self._renewed = clock.monotonic()
         self._claimer: asyncio.Task[None] | None = None
@@ -219,7 +221,7 @@ class Pool:
         return [task for task, it in self._workers.items() if it.claim.lease.job_id == job_id]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._workers[task]
+        self.leases_left |= self._workers.pop(task).lease_left
         self._count()
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:

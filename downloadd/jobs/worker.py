@@ -109,6 +109,8 @@ class Worker:
         self._ending = False
         #: Whether another run of the job will want its temporary files.
         self._keep = True
+        #: Whether the lease is held still although nobody works on the job any more.
+        self.lease_left = False
         self._hurry = asyncio.Event()
 
     def stop(self, reason: Stop) -> None:
@@ -250,6 +252,7 @@ class Worker:
             await self._give_up(Stop.LOST)
         except StateUnavailable as exc:
             # The lease lapses; whoever claims the job then finds what is done.
+            self.lease_left = True
             log.warning("job.end_not_written", error=exc.message)
 
     async def _put_back(self, error: DownloaddError) -> bool:
@@ -304,6 +307,7 @@ class Worker:
         try:
             await self._store.release(self.claim.lease)
         except StateUnavailable as exc:
+            self.lease_left = True
             log.warning("job.not_released", error=exc.message)
 
     async def _fate(self) -> JobStatus | None:

@@ -28,6 +28,8 @@ class SpoolFolder:
         #: Who this process is among all that share one Redis.
         self.owner = uuid.uuid4().hex
         self.path = parent / self.owner
+        #: Whether it is left to the next process in any case, to tell that this one is gone.
+        self.wanted = False
         self._parent = parent
         self._lock: int | None = None
         self._dead: list[Path] = []
@@ -63,7 +65,7 @@ class SpoolFolder:
             for job in _jobs(self.path):
                 with suppress(OSError):
                     job.rmdir()  # an empty one is worth nothing
-            if not _jobs(self.path):
+            if not self.wanted and not _jobs(self.path):
                 shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 

@@ -194,3 +194,4 @@ async def test_a_stop_does_not_wait_for_a_redis_that_is_away(
         await asyncio.sleep(1)
         async with asyncio.timeout(15):
             await worker.pool.drain(0)
+        assert worker.pool.leases_left

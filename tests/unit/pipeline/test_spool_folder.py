@@ -57,6 +57,14 @@ def test_of_a_job_in_several_folders_the_newest_is_kept(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.owner]
 
 
+def test_a_folder_is_left_where_the_next_is_to_hear_of_it(tmp_path: Path) -> None:
+    """Also without jobs in it: leases that could not be given up are in its name."""
+    with spool_folder(tmp_path) as first:
+        first.wanted = True
+    with spool_folder(tmp_path) as second:
+        assert second.dead == (first.owner,)
+
+
 def test_a_folder_with_jobs_is_left_to_the_next(tmp_path: Path) -> None:
     """A process that ends leaves the jobs that are not done; an empty folder it removes."""
     with spool_folder(tmp_path) as first:
