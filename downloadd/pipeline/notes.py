@@ -82,10 +82,10 @@ class Note(Record):
 
         Raises ``SpoolError``.
         """
-        draft = _place(path).with_suffix(".draft")
+        draft = note_path(path).with_suffix(".draft")
         with disk_errors():
             draft.write_text(json.dumps(asdict(self) | {"boot": boot_id()}))
-            draft.replace(_place(path))
+            draft.replace(note_path(path))
 
     @classmethod
     def read_sync(cls, path: Path) -> Note | None:
@@ -95,7 +95,7 @@ class Note(Record):
         have reached the disk.
         """
         try:
-            data: dict[str, Any] = json.loads(_place(path).read_bytes())
+            data: dict[str, Any] = json.loads(note_path(path).read_bytes())
             if data.pop("boot") != boot_id() or boot_id() is None:
                 return None
             return cls(
@@ -113,12 +113,8 @@ def tail_path(path: Path, base: int) -> Path:
     return path.with_name(f"{path.name}.{base}")
 
 
-def remove_sync(path: Path) -> None:
-    """Remove the note of the payload at ``path``, if it has one."""
-    _place(path).unlink(missing_ok=True)
-
-
-def _place(path: Path) -> Path:
+def note_path(path: Path) -> Path:
+    """Where the note of the payload at ``path`` lies."""
     return path.with_name(f"{path.name}.json")
 
 

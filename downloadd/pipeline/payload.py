@@ -13,10 +13,9 @@ import structlog
 from isal import isal_zlib
 
 from downloadd.errors import SpoolError
-from downloadd.pipeline import notes
 from downloadd.pipeline.budget import MemoryBudget, Reservation
-from downloadd.pipeline.disk import disk_errors
-from downloadd.pipeline.notes import Note, Tail
+from downloadd.pipeline.disk import disk_errors, remove_sync
+from downloadd.pipeline.notes import Note, Tail, note_path
 from downloadd.pipeline.spool import Spool
 
 log = structlog.get_logger(__name__)
@@ -141,20 +140,13 @@ class FilePayload(Payload):
             file.write_bytes(data)
         note.write_sync(self._path)
         self._note, self._file, self.base = note, file, offset
-        with disk_errors():
-            whole.unlink(missing_ok=True)
+        remove_sync(whole)
 
     async def discard(self) -> None:
         try:
-            await self._spool.run(self._remove_sync)
-        except OSError as exc:  # a disk that gives nothing up; the folder goes later
-            log.warning("payload.not_removed", error=exc.strerror)
+            await self._spool.run(remove_sync, self._file, note_path(self._path))
         finally:
             self._reservation.release()
-
-    def _remove_sync(self) -> None:
-        self._file.unlink(missing_ok=True)
-        notes.remove_sync(self._path)
 
     async def leave(self, spool: Spool, path: Path) -> None:
         self._reservation.release()

@@ -11,13 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from downloadd.archive import Deflater
 from downloadd.digest import Digester
-from downloadd.pipeline import notes
 from downloadd.pipeline.budget import DiskBudget, MemoryBudget
-from downloadd.pipeline.disk import disk_errors
-from downloadd.pipeline.notes import Note
+from downloadd.pipeline.disk import disk_errors, remove_sync
+from downloadd.pipeline.notes import Note, note_path
 from downloadd.tasks import Args, R, in_thread
+
+log = structlog.get_logger(__name__)
 
 #: Bytes that one hop to a worker thread carries; SHA-256 in two threads wins
 #: most at this size (PERFORMANCE.md).
@@ -83,8 +86,7 @@ class Absorber:
 
     def discard_sync(self) -> None:
         self.close_sync()
-        self.path.unlink(missing_ok=True)
-        notes.remove_sync(self.path)
+        remove_sync(self.path, note_path(self.path))
 
     def _write(self, chunks: Sequence[bytes]) -> None:
         with disk_errors():
@@ -95,7 +97,7 @@ class Absorber:
                 if self._note is not None:
                     self._note.write_sync(self.path)
                 else:  # what an earlier file's says is no longer true
-                    notes.remove_sync(self.path)
+                    note_path(self.path).unlink(missing_ok=True)
             # Not joined: a copy of all that comes is what this saves.
             for start in range(0, len(chunks), _IOV_MAX):
                 group = chunks[start : start + _IOV_MAX]
@@ -130,8 +132,6 @@ class Spool:
         self._root = root
         self._restore = restore or partial(root.mkdir, parents=True, exist_ok=True)
         self._executor = executor
-        #: Jobs that have a folder, or had one and were not cleared.
-        self._used: set[str] = set()
         #: Bytes that jobs left behind which nobody works on, the oldest first.
         self._kept: dict[str, int] = {}
         self._evictions: set[asyncio.Future[None]] = set()
@@ -143,7 +143,6 @@ class Spool:
 
     def path(self, job_id: str, index: int) -> Path:
         """Where the payload of a job's file is to lie."""
-        self._used.add(job_id)
         return self._root / job_id / str(index)
 
     def absorber(
@@ -174,10 +173,9 @@ class Spool:
         return await in_thread(self._executor, call, *args)
 
     async def clear(self, job_id: str) -> None:
-        """Remove what a job that is worked on here has on the disk."""
-        if job_id in self._used:  # small jobs leave nothing, and need no thread
-            self._used.discard(job_id)
-            await self._remove(job_id)
+        """Remove whatever a job has on the disk."""
+        self._forget_kept(job_id)
+        await self._remove(job_id)
 
     # --- what jobs leave ---
 
@@ -192,17 +190,12 @@ class Spool:
 
     async def keep(self, job_id: str) -> None:
         """Keep what a job has in its folder for its next run, until the disk is needed."""
-        if job_id in self._used:
-            size = await self.run(_size_of, self._root / job_id)
-            self._used.discard(job_id)
+        if size := await self.run(_size_of, self._root / job_id):
             self._note_kept(job_id, size)
 
     def adopt(self, job_id: str) -> bool:
         """Take a job's folder to work with; whether something was kept in it."""
-        kept = self._forget_kept(job_id)
-        if kept:
-            self._used.add(job_id)
-        return kept
+        return self._forget_kept(job_id)
 
     def _note_kept(self, job_id: str, size: int) -> None:
         self._kept[job_id] = size
@@ -241,6 +234,7 @@ class Spool:
         eviction.add_done_callback(removed)
 
     async def _remove(self, job_id: str) -> None:
+        # Small jobs leave nothing, and need no thread.
         if (gone := self._put_aside(job_id)) is not None:
             await self.run(shutil.rmtree, gone, True)
 
@@ -250,6 +244,9 @@ class Spool:
         try:
             (self._root / job_id).rename(gone)
         except FileNotFoundError:
+            return None
+        except OSError as exc:
+            log.warning("spool.not_removed", jobId=job_id, error=exc.strerror)
             return None
         return gone
 
@@ -265,4 +262,9 @@ def _left_in(root: Path) -> list[tuple[str, int]]:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*"))
+    """Bytes in a folder's files; 0 where there is none, or none that the disk lets us see."""
+    try:
+        return sum(path.stat().st_size for path in folder.glob("*"))
+    except OSError as exc:
+        log.warning("spool.not_measured", jobId=folder.name, error=exc.strerror)
+        return 0

@@ -140,14 +140,14 @@ class Upload:
         """Whether the next part waits for a checkpoint that tells of its entries."""
         if self.id is None or len(self._tasks) >= _PARALLEL:
             return False
-        _, stop = self._next()
+        stop = self._next_stop()
         return stop is not None and stop > self._reach
 
-    def _next(self) -> tuple[int, int | None]:
-        """The next part's bounds; no end while its bytes are not all determined."""
+    def _next_stop(self) -> int | None:
+        """Where the next part ends; None while its bytes are not all determined."""
         start, stop = part_bounds(len(self._stops) + 1)
         stop = min(stop, self._layout.size) if self._layout.sealed else stop
-        return start, stop if start < stop <= self._layout.size else None
+        return stop if start < stop <= self._layout.size else None
 
     def cut(self) -> None:
         """Start sending the parts whose bytes are all determined, written down and here."""
@@ -157,7 +157,7 @@ class Upload:
             if self._send(number):
                 self._lost.remove(number)
         while len(self._tasks) < _PARALLEL:
-            _, stop = self._next()
+            stop = self._next_stop()
             if stop is None or stop > self._reach:
                 return
             self._stops.append(stop)

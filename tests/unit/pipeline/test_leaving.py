@@ -13,7 +13,7 @@ import pytest
 from downloadd.errors import JobTooLarge, SpoolError
 from downloadd.model import Source
 from downloadd.pipeline import JobRun
-from downloadd.pipeline.payload import FilePayload, MemoryPayload
+from downloadd.pipeline.payload import MemoryPayload
 from tests.fakes import Answer
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench, make_job
@@ -78,11 +78,31 @@ async def test_a_full_disk_keeps_what_is_on_it(
 async def test_a_disk_that_removes_nothing_gives_the_budget_back(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_only(_: object) -> None:
+    """Not of whole files, nor of one half-way: all that is held is let go, and nothing raises."""
+
+    def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    bench, run = await paused(make_bench)
-    monkeypatch.setattr(FilePayload, "_remove_sync", read_only)
+    class HalfWay(Answer):
+        async def chunks(self):  # type: ignore[no-untyped-def]
+            yield self.data[: MIB + 1]
+            await asyncio.Event().wait()
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer:
+        answer = origin(source, offset, validator)
+        return HalfWay(data=answer.data) if source.url.endswith("/d") else answer
+
+    bench = make_bench(script)
+    run = bench.run(make_job(sources()))
+    task = asyncio.create_task(packed(run))
+    half_way = bench.folder / run._job.id / "3"
+    async with asyncio.timeout(20):
+        while len(run._packing.payloads) < 3 or not half_way.exists():
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for name in ("unlink", "rename"):
+        monkeypatch.setattr(Path, name, read_only)
     await run.close()
     assert not held(bench)
 

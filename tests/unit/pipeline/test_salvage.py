@@ -312,12 +312,17 @@ async def test_a_part_whose_answer_was_lost_counts(make_bench: MakeBench) -> Non
     """The storage has it, and it can only be the one that we would send."""
     origin = Origin(a=content(1, 3 * MIB), b=content(2, 2 * MIB))
     bench = make_bench(origin)
+    bench.store.before_part = lambda number: asyncio.Event().wait() if number > 3 else None
     run = bench.run(make_job(origin.sources()))
-    job, checkpoint = await run_until(run, lambda: bench.store.calls["part"] >= 3)
+
+    def three_stored() -> bool:
+        return any(set(parts) == {1, 2, 3} for parts in bench.store.uploads.values())
+
+    job, checkpoint = await run_until(run, three_stored)
     await run.close()
+    bench.store.before_part = lambda number: None
     (stored,) = bench.store.uploads.values()
     numbers, calls = set(stored), bench.store.calls["part"]
-    assert numbers
     done = await bench.finish(job, checkpoint)
     assert unzipped(bench, done) == origin.files
     (size,) = [len(data) for data in bench.store.objects.values()]
@@ -379,3 +384,13 @@ async def follow(run: JobRun) -> Job:
         async for step in steps:
             job = step.job
     return job
+
+
+async def test_a_job_without_bytes_keeps_nothing(make_bench: MakeBench) -> None:
+    """A failed job of which nothing came is not remembered as if it had something."""
+    bench = make_bench(lambda *_: SourceUnreachable("Away."), retries=0)
+    with pytest.raises(FileFailed):
+        await follow(run := bench.run(make_job([Source(url="http://files.example/a")])))
+    await run.close(keep=True)
+    assert bench.spool.kept_jobs() == []
+    assert bench.clean()
