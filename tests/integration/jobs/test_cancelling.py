@@ -31,12 +31,21 @@ async def test_cancelled_while_its_files_are_being_kept(
 
     monkeypatch.setattr(JobRun, "close", slow)
     failing(local, "upload_part", StorageUnavailable("Away."))
+    heard = asyncio.Event()
+
     async with local.pool() as worker:
+
+        def cancel(job_id: str) -> None:
+            worker.pool.cancel(job_id)
+            heard.set()
+
+        worker.state.feed.on_control(wake=worker.pool.wake, cancel=cancel)
         job_id = await worker.make([local.origin.url(seed=n, size=10 * MIB) for n in range(3)])
         async with asyncio.timeout(10):
             await closing.wait()
         await worker.state.jobs.cancel(job_id, time.time())
-        await asyncio.sleep(0.3)  # the message comes
+        async with asyncio.timeout(10):
+            await heard.wait()
         go_on.set()
         await worker.idle()
         await eventually(worker.holds_nothing)

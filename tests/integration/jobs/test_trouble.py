@@ -136,11 +136,14 @@ async def test_a_retry_fetches_what_failed(rig: Rig, tmp_path: Path) -> None:
     assert await rig.storage.parts() == {}
 
 
-async def _events(jobs: JobService, job: Job) -> list[Event]:
-    """All events from the beginning, as somebody resumes who has seen none."""
+async def _events(jobs: JobService, job: Job, seen: list[Event] | None = None) -> list[Event]:
+    """All events from the beginning, as somebody resumes who has seen none; also in ``seen``."""
+    told = [] if seen is None else seen
     stream: AsyncGenerator[Event] = jobs.watch(job, "0-0")
     async with asyncio.timeout(20), aclosing(stream) as events:
-        return [event async for event in events]
+        async for event in events:
+            told.append(event)
+    return told
 
 
 async def test_poison_ends_and_the_others_go_on(local: Rig) -> None:
@@ -209,8 +212,9 @@ async def test_a_redis_that_forgets(local: Rig, own_valkey: Valkey, how: str) ->
         job_id = await worker.make([*urls, origin.url(seed=9, size=60 * MIB, rate=MIB)])
         await eventually(local.storage.parts)
         job = await worker.state.jobs.load(job_id)
-        watching = asyncio.create_task(_events(service(local, worker), job))
-        await asyncio.sleep(0.2)
+        seen: list[Event] = []
+        watching = asyncio.create_task(_events(service(local, worker), job, seen))
+        await eventually(lambda: seen)
         if how == "flushed":
             own_valkey.call("FLUSHALL")
         else:
