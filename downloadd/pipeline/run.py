@@ -63,7 +63,6 @@ class JobRun:
         self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
         self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
         self._salvage = False  # whether an earlier run has left temporary files here
-        self._unproven = False  # whether it has stored bytes that this one cannot vouch for
         self._begin()
 
     def _begin(self) -> None:
@@ -126,7 +125,7 @@ class JobRun:
             await self.discard()
             await self.close()
             settled = self._packing.settled()
-            self._checkpoint, self._salvage, self._unproven = None, False, False
+            self._checkpoint, self._salvage = None, False
             self._begin()
             self._packing.tell_again(settled)
             async with aclosing(self._work()) as steps:
@@ -160,7 +159,7 @@ class JobRun:
             sha256: str | None = await self._upload.put()
         else:
             earlier = self._checkpoint.sha256 if self._checkpoint is not None else None
-            sha256 = None if self._unproven else self._upload.sha256 or earlier
+            sha256 = self._upload.sha256 or earlier
             yield self._step(Stage.FINISHING, checkpoint=self._dump(sha256))
             await self._upload.complete()
         archive = Archive(
@@ -277,7 +276,6 @@ class JobRun:
             validators=checkpoint.validators,
         )
         again = self._packing.again
-        self._unproven = bool(again)
         self._pending = deque(self._packing.pending())
         self._bytes = self._packing.bytes_here()
         log.info("job.resumed", parts=len(kept.parts), entries=len(kept.entries), again=len(again))
@@ -324,7 +322,8 @@ class JobRun:
             entries=tuple(self._packing.layout.entries),
             parts=tuple(self._upload.parts.values()),
             sealed=self._packing.layout.sealed,
-            validators=self._packing.validators(),
+            # With a checksum known, whatever is fetched anew is compared as a whole.
+            validators=self._packing.validators() if sha256 is None else {},
             sha256=sha256,
         ).dump()
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from downloadd.archive import part_bounds
+from downloadd.archive import Layout, part_bounds
 from downloadd.errors import FileFailed, SourceUnreachable
 from downloadd.model import FileStatus, Job, Source
 from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
+from downloadd.pipeline.checkpoint import Checkpoint
+from downloadd.ports import Stored
 from tests.fakes import Answer
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench, make_job
@@ -276,6 +278,103 @@ async def test_a_file_that_changed_behind_its_stored_part_starts_the_archive_ove
     assert unzipped(bench, done) == origin.files
     assert not bench.store.uploads
     assert bench.clean()
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_what_is_left_here_does_not_do_when_the_storage_has_lost_more(
+    make_bench: MakeBench,
+) -> None:
+    """The end of a file that lies on the disk is no use where a part before it is gone."""
+    origin = Origin(large=content(1, 3 * MIB + 500_000), slow=content(2, 2 * MIB))
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+
+    def only_the_end_is_here() -> bool:
+        ends = [name for name in on_disk(bench) if name.startswith("0.") and name[2:].isdigit()]
+        return bool(ends) and len(run._upload._saved) >= 3
+
+    job, checkpoint = await run_until(run, only_the_end_is_here)
+    await run.close(keep=True)
+    origin.stop_after.clear()
+    (parts,) = bench.store.uploads.values()
+    del parts[2]
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+    ((start, _),) = origin.sent["large"][1:]
+    assert MIB - 100 <= start <= MIB
+    assert bench.clean()
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_a_rest_that_is_too_long_is_not_taken(make_bench: MakeBench) -> None:
+    """A source that sends more than the file had from there on has another one."""
+    origin = Origin(large=content(1, 3 * MIB + 500_000), slow=content(2, 2 * MIB))
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    job, checkpoint, run = await interrupted(bench, origin, "large")
+    await run.close()
+    origin.stop_after.clear()
+
+    def longer(source: Source, offset: int, validator: str | None) -> Answer:
+        answer = origin(source, offset, validator)
+        if answer.offset:
+            answer.data, answer.size = answer.data + b"more", None
+        return answer
+
+    bench.reader.script = longer
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+    assert [start > 0 for start, _ in origin.sent["large"]] == [False, True, False]
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_a_known_checksum_is_not_believed_of_other_bytes(make_bench: MakeBench) -> None:
+    """Parts were lost when all was done but completing: what was fetched anew is compared."""
+    origin = Origin(small=b"small", large=content(1, 3 * MIB + 500_000))
+    bench = make_bench(origin, per_job=1)
+    complete, asked = bench.store.complete, asyncio.Event()
+
+    async def never(*_: object) -> Stored:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    bench.store.complete = never  # type: ignore[method-assign]
+    run = bench.run(make_job(origin.sources()))
+    job, checkpoint = await run_until(run, asked.is_set)
+    await run.close()
+    bench.store.complete = complete  # type: ignore[method-assign]
+    assert checkpoint is not None
+    assert '"sha256":"' in checkpoint
+    (parts,) = bench.store.uploads.values()
+    del parts[max(parts) - 1], parts[max(parts)]
+    origin.files["large"] = content(3, 3 * MIB + 500_000)  # and says that it is the same
+    done = await bench.finish(job, checkpoint)
+    assert unzipped(bench, done) == origin.files
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_no_part_is_sent_of_what_is_not_written_down(make_bench: MakeBench) -> None:
+    """Whenever a part goes out, the last checkpoint that was written tells of all its entries."""
+    origin = Origin(**{f"f{n}": content(n, 400_000) for n in range(12)})
+    bench = make_bench(origin, per_job=2)
+    written: list[Checkpoint] = []
+
+    def check(number: int) -> None:
+        told = Layout()
+        for entry in written[-1].entries:
+            told.append(entry)
+        assert written[-1].sealed or told.size >= number * MIB
+
+    bench.store.before_part = check
+    run = bench.run(make_job(origin.sources()))
+    async with aclosing(run.steps()) as steps:
+        async for step in steps:
+            read = Checkpoint.parse(step.checkpoint) if step.checkpoint else None
+            written += [read] if read else []
+    await run.close()
+    assert bench.store.calls["part"] == 5
 
 
 @pytest.mark.usefixtures("small_parts")
