@@ -194,6 +194,8 @@ class Cases:
         """
         async with self._free, self.case(self._valkey.port, kill=kill) as case:
             place = case.server.data_dir.parent
+            # What the start does in the folder is not to be counted, now or ever.
+            await eventually(lambda: _settled(place / "data" / "archives"))
             (place / "armed").touch()
             wanted = files(origin, case.tag)
             job_id = await case.begin(wanted)
@@ -204,6 +206,11 @@ class Cases:
                 await case.server.kill()
             await case.assert_ends(job_id, wanted)
             return (place / "changes").read_text().splitlines()
+
+
+def _settled(archives: Path) -> bool:
+    """Whether the folder has its owner, whose name came by way of a draft."""
+    return (archives / ".owner").exists() and not list((archives / ".uploads").iterdir())
 
 
 def audit(place: Path, kill: int) -> dict[str, str]:

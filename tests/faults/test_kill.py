@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +140,23 @@ class Lane:
 
     async def killed(self, moment: float, length: float) -> Round:
         """Kill the server at this fraction of the length of a job, and look what comes of it."""
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
             job_id, tag = await self._begin()
-            await asyncio.sleep(moment * 0.9**attempt * length)
+            await asyncio.sleep(moment * length)
             await self._server.kill()
             if not self._observer.ends(job_id):
-                return await self._restarted(job_id, tag, moment * 0.9**attempt)
-            # It was quicker than others: a kill after the end is no matter either.
+                return await self._restarted(job_id, tag, moment)
+            # It was quicker than those before: a kill after the end is no matter either.
             await self._server.start()
+            length = min(length, await self._took(job_id))
             await self._assert_right(job_id)
         raise AssertionError(f"the job always ends before {moment:.0%} of its time")
+
+    async def _took(self, job_id: str) -> float:
+        """Seconds from a job's being made to its end."""
+        job = await self._server.status(job_id)
+        made, ended = (datetime.fromisoformat(job[name]) for name in ("createdAt", "completedAt"))
+        return (ended - made).total_seconds()
 
     async def _restarted(self, job_id: str, tag: str, moment: float) -> Round:
         before = await served(self._origin, tag)
