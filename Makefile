@@ -28,7 +28,7 @@ serve: $(VENV)/.installed
 	@$(BIN)/downloadd serve $(ARGS)
 
 test: $(VENV)/.installed-dev tools
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

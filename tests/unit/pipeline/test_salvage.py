@@ -8,7 +8,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -87,11 +87,13 @@ async def run_until(run: JobRun, condition: Callable[[], bool]) -> tuple[Job, st
 
 
 def on_disk(bench: Bench) -> dict[str, int]:
-    return {p.name: p.stat().st_size for p in bench.folder.rglob("*") if p.is_file()}
-
-
-def on_disk_in_all(bench: Bench) -> int:
-    return sum(p.stat().st_size for p in bench.folder.rglob("*") if p.is_file())
+    """Files by their names; of several jobs, by their paths where the names are the same."""
+    sizes: dict[str, int] = {}
+    for path in bench.folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it has just been renamed or removed
+            if path.is_file():
+                sizes[str(path) if path.name in sizes else path.name] = path.stat().st_size
+    return sizes
 
 
 def restarted(bench: Bench) -> Bench:
@@ -461,7 +463,7 @@ async def test_what_is_kept_goes_when_the_disk_is_needed(make_bench: MakeBench) 
     jobs = []
     for wanted in (2 * MIB, 4 * MIB, 6 * MIB):
         run = bench.run(job := make_job(origin.sources()))
-        await run_until(run, lambda wanted=wanted: on_disk_in_all(bench) >= wanted)
+        await run_until(run, lambda wanted=wanted: sum(on_disk(bench).values()) >= wanted)
         await run.close(keep=True)
         jobs.append(job)
     assert bench.spool.kept_jobs() == [job.id for job in jobs]
