@@ -37,7 +37,7 @@ def _tar() -> bytes:
     return buffer.getvalue()
 
 
-_ZIP, _TAR, _GZIP = _zip(), _tar(), gzip.compress(b"text")
+_ZIP, _TAR, _GZIP = _zip(), _tar(), gzip.compress(b"text", mtime=0)
 
 
 @pytest.mark.parametrize(

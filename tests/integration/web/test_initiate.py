@@ -149,7 +149,7 @@ async def test_a_large_body_without_a_length(server: Server) -> None:
 @pytest.mark.parametrize(
     ("encoding", "raw", "status"),
     [
-        ("gzip", gzip.compress(b'{"source_urls": []}'), 415),
+        ("gzip", gzip.compress(b'{"source_urls": []}', mtime=0), 415),
         ("gzip", b"not gzip", 415),
         ("GZip, identity", b"{}", 415),
         ("deflate", b"not deflate", 415),
