@@ -25,6 +25,7 @@ import redis
 from aiobotocore.session import get_session
 
 from tests.e2e.archives import MIB, PATIENCE
+from tests.folders import file_sizes
 from tests.gateway import Gateway
 from tests.integration.web.conftest import ENDED, Sent, read_events
 from tests.valkey import free_port
@@ -246,16 +247,10 @@ class Service:
 
     # --- what it keeps ---
 
-    def spool(self) -> dict[str, int]:
+    def spool(self) -> dict[Path, int]:
         """Temporary files and their sizes."""
-        sizes = {}
-        for path in (self.data_dir / "spool").rglob("*"):
-            try:
-                if path.is_file() and path.name != ".lock":
-                    sizes[str(path)] = path.stat().st_size
-            except FileNotFoundError:
-                continue  # removed meanwhile, as it should be
-        return sizes
+        sizes = file_sizes(self.data_dir / "spool")
+        return {path: size for path, size in sizes.items() if path.name != ".lock"}
 
     def valkey(self) -> redis.Redis:
         """A client of the embedded Valkey; to be closed."""

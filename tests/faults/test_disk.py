@@ -91,7 +91,7 @@ async def assert_works(server: Service, files: list[Wanted], folder: Path) -> No
     await assert_archive(server, job, files, folder)
     # One that has failed may keep its own for a retry.
     await eventually(
-        lambda: not any(job["jobId"] in name for name in server.spool()),
+        lambda: not any(path.parent.name == job["jobId"] for path in server.spool()),
         what="temporary files are gone",
     )
 

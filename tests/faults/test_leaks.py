@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import redis
 
 from downloadd.cli.serve import serving
 from downloadd.config import load
-from tests.e2e.archives import MIB, want
+from tests.e2e.archives import MIB, PATIENCE, want
 from tests.e2e.service import LocalStorage, Service, eventually, origin_process
 from tests.faults.outages import PREFIX
 from tests.integration.web.conftest import read_events
@@ -192,7 +193,7 @@ async def test_two_thousand_jobs(folder: Path) -> None:
             statuses = assert_only_ended_jobs(server, callers.ids)
             ended = Counter(statuses.values())
             # A failed job's own may wait for a retry.
-            kept = {Path(name).parent.name for name in server.spool()}
+            kept = {path.parent.name for path in server.spool()}
             assert {statuses[job_id] for job_id in kept} <= {"failed"}
             storage = LocalStorage(server.data_dir)
             assert await storage.parts() == {}
@@ -246,17 +247,23 @@ async def test_no_task_is_left(folder: Path) -> None:
     environ = {"DOWNLOADD_NETWORK_ALLOW": "127.0.0.1", "DOWNLOADD_FETCH_BACKOFF": "0.01"}
     settings = load(None, environ, {"server.port": 0, "state.data_dir": folder / "data"})
     with origin_process() as origin:
-        async with serving(settings) as server, crowd(server.base_url, origin) as callers:
+        async with (
+            serving(settings) as server,
+            crowd(server.base_url, origin) as callers,
+            aiohttp.ClientSession(server.base_url) as client,
+        ):
             await callers.make(60, watched_every=5)
+            await settled(client)
             before = await task_names()
             await callers.make(300, watched_every=4)
-            async with aiohttp.ClientSession(server.base_url) as client:
-                await settled(client)
+            await settled(client)
+            await assert_no_more_than(before)
 
-            async def back() -> bool:
-                return await task_names() == before
 
-            await eventually(back, what=f"the tasks are {before}")
+async def assert_no_more_than(before: Counter[str]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while more := await task_names() - before:
+        assert time.monotonic() < deadline, f"tasks that were not there before: {more}"
 
 
 async def task_names() -> Counter[str]:

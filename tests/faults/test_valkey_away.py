@@ -37,6 +37,7 @@ from tests.faults.outages import (
     steady,
     stream_of,
 )
+from tests.folders import file_sizes
 from tests.origin import Origin
 from tests.valkey import Valkey
 
@@ -123,7 +124,9 @@ async def test_transfers_go_on_meanwhile(folder: Path, valkey: Valkey, origin: O
 def held(folder: Path) -> list[Path]:
     """Temporary files, and uploads of which nobody could be told."""
     data = folder / "data"
-    return [*(data / "spool").glob("*/*/*"), *(data / "archives" / ".uploads").glob("*/parts")]
+    temporary = [path for path in file_sizes(data / "spool") if path.name != ".lock"]
+    uploads = file_sizes(data / "archives" / ".uploads")
+    return [*temporary, *(path for path in uploads if path.name == "parts")]
 
 
 async def test_away_for_a_while(folder: Path, valkey: Valkey, origin: Origin) -> None:

@@ -36,6 +36,7 @@ from downloadd.ports import Claim, Deduplication, ObjectStore, SystemClock
 from downloadd.state.setup import State, open_state
 from downloadd.telemetry.metrics import Metrics
 from tests.e2e.service import LocalStorage, Storage, s3_storage
+from tests.folders import file_sizes
 from tests.gateway import Gateway, run_gateway
 from tests.integration.objects.conftest import s3_store_at
 from tests.origin import Origin
@@ -183,8 +184,8 @@ class Worker:
             while self.pool.active:
                 await asyncio.sleep(0.01)
 
-    def spooled(self) -> list[Path]:
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+    def spooled(self) -> dict[Path, int]:
+        return file_sizes(self.folder)
 
     def holds_nothing(self) -> bool:
         """Whether no temporary file, no disk and no memory is held."""

@@ -25,13 +25,14 @@ from downloadd.model import Archive
 from downloadd.objects.links import load_secret
 from downloadd.objects.local import LocalFile, LocalStore, open_local_store
 from downloadd.ports import ObjectMeta
+from tests.folders import file_sizes
 
 from .conftest import BASE_URL, SECRET
 from .support import META, MIB, Body, random_bytes
 
 
 def files_in(folder: Path) -> list[str]:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    files = [path for path in file_sizes(folder) if path.name != ".lock"]
     return sorted(str(path.relative_to(folder)) for path in files)
 
 

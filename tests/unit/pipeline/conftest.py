@@ -26,6 +26,7 @@ from downloadd.pipeline import (
 )
 from downloadd.telemetry.metrics import Metrics
 from tests.fakes import FakeClock, FakeReader, MemoryStore, Script
+from tests.folders import file_sizes
 
 
 def make_job(sources: Sequence[Source], **options: Any) -> Job:
@@ -72,8 +73,7 @@ class Bench:
         if not self.spool.memory.take(32 << 20):
             return False
         self.spool.memory.give_back(32 << 20)
-        left = [path for path in self.folder.rglob("*") if path.is_file()]
-        return not left and not self.reader.open_now and not self.spool.disk.used
+        return not file_sizes(self.folder) and not self.reader.open_now and not self.spool.disk.used
 
 
 @pytest.fixture

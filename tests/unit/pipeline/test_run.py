@@ -8,8 +8,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
-from contextlib import aclosing, suppress
-from pathlib import Path
+from contextlib import aclosing
 
 import pytest
 
@@ -24,6 +23,7 @@ from downloadd.errors import (
 from downloadd.model import FileStatus, Job, OnError, Source, Stage
 from downloadd.pipeline import JobRun
 from tests.fakes import Answer
+from tests.folders import file_sizes
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench, make_job
 
@@ -107,14 +107,6 @@ async def test_parts_go_out_before_the_last_file_is_in(make_bench: MakeBench) ->
     assert bench.clean()
 
 
-def disk_usage(folder: Path) -> int:
-    size = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # it may have gone meanwhile
-            size += path.stat().st_size if path.is_file() else 0
-    return size
-
-
 async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> None:
     """Temporary disk stays at the files in flight and a part's tail."""
     bench = make_bench(serve, disk=64 * MIB, per_job=2)
@@ -122,7 +114,7 @@ async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> N
     run = bench.run(make_job(sources(*(f"random/{24 * MIB}/{i}" for i in range(8)))))
     async with aclosing(run.steps()) as steps:
         async for _ in steps:
-            most = max(most, disk_usage(bench.folder))
+            most = max(most, sum(file_sizes(bench.folder).values()))
     await run.close()
     assert 0 < most <= 64 * MIB, f"{most / MIB:.1f} MiB"
     assert bench.clean()

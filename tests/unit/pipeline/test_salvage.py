@@ -8,7 +8,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
 from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.ports import Stored
 from tests.fakes import Answer
+from tests.folders import file_sizes
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench, make_job
 
@@ -89,10 +90,8 @@ async def run_until(run: JobRun, condition: Callable[[], bool]) -> tuple[Job, st
 def on_disk(bench: Bench) -> dict[str, int]:
     """Files by their names; of several jobs, by their paths where the names are the same."""
     sizes: dict[str, int] = {}
-    for path in bench.folder.rglob("*"):
-        with suppress(FileNotFoundError):  # it has just been renamed or removed
-            if path.is_file():
-                sizes[str(path) if path.name in sizes else path.name] = path.stat().st_size
+    for path, size in file_sizes(bench.folder).items():
+        sizes[str(path) if path.name in sizes else path.name] = size
     return sizes
 
 
@@ -203,7 +202,7 @@ async def test_what_was_damaged_is_fetched_again(
     job, _ = await run_until(run, lambda: run._job.files_completed == 2)
     await run.close(keep=True)
     origin.stop_after.clear()
-    for path in bench.folder.rglob("*"):
+    for path in file_sizes(bench.folder):
         damage(path, harm)
     if harm == "boot":
         monkeypatch.setattr("downloadd.pipeline.notes.boot_id", lambda: "another")
@@ -214,8 +213,6 @@ async def test_what_was_damaged_is_fetched_again(
 
 
 def damage(path: Path, harm: str) -> None:
-    if not path.is_file():
-        return
     data = path.read_bytes()
     if harm == "note" and path.suffix == ".json":
         path.write_bytes(data[:-5])
