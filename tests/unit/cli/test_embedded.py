@@ -29,7 +29,8 @@ def test_no_signal_breaks_into_what_ends_a_command(number: signal.Signals) -> No
         nonlocal removed
         try:
             signal.raise_signal(number)
-            await asyncio.Event().wait()
+            await asyncio.sleep(10)
+            pytest.fail("the signal did not end it")
         finally:
             for another in SIGNALS:
                 signal.raise_signal(another)
