@@ -76,10 +76,11 @@ class DiskBudget:
 
     Waiting must end even where nothing will be set free: a single file above
     the cap, or files of unknown size that all came to their reservation's end.
-    So when nothing moves (no fetch with its reservation, no upload), or what
-    moves sets nothing free for long (a source that trickles), the first in line
-    may go over the cap from then on, alone; one that grows comes before one that
-    begins, the oldest first, so that at most one moving file is over the cap.
+    So when nothing moves (no fetch with its reservation, no upload, no
+    checkpoint), or what moves sets nothing free for long (a source that
+    trickles), the first in line may go over the cap from then on, alone; one
+    that grows comes before one that begins, the oldest first, so that at most
+    one moving file is over the cap.
 
     Whoever reserves or grows does so inside ``moving()``.
     """

@@ -140,12 +140,13 @@ class JobRun:
                 yield self._step(self._stage())  # what has settled before
                 raise
             if (step := self._due()) is not None:
-                reach = self._packing.layout.size
-                yield step
-                if step.checkpoint is not None:
-                    self._upload.saved(reach)
-                with self._spool.disk.moving():  # a slow disk is no standstill
-                    await self._upload.forget(self._packing.spans())
+                if step.checkpoint is None:
+                    yield step
+                else:
+                    # Parts wait for it to be written, and files for those to set disk free.
+                    with self._spool.disk.moving():
+                        yield step
+                        await self._upload.saved(self._packing.spans())
             if self._failure is not None:
                 raise self._failure
             self._upload.cut()

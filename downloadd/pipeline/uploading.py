@@ -80,7 +80,8 @@ class Upload:
 
     async def begin(self) -> None:
         """Begin the multipart upload."""
-        await _answered(self._begin())
+        with self._spool.disk.moving():
+            await _answered(self._begin())
 
     async def _begin(self) -> None:
         self.id = await self._objects.begin(self.key, self._meta)
@@ -197,16 +198,14 @@ class Upload:
         await stopped(self._tasks)
         self._tasks.clear()
 
-    # --- forgetting ---
+    async def saved(self, spans: Mapping[int, tuple[int, int]]) -> None:
+        """Drop what stored parts cover, for they and the layout are written down now.
 
-    def saved(self, reach: int) -> None:
-        """Note that its stored parts, and the layout up to ``reach``, are written down."""
+        ``spans`` says where each entry lies.
+        """
         self._known = True
         self._saved = frozenset(self.parts)
-        self._reach = reach
-
-    async def forget(self, spans: Mapping[int, tuple[int, int]]) -> None:
-        """Drop the payloads that saved parts cover; ``spans`` says where each entry lies."""
+        self._reach = self._layout.size
         for index, (start, stop) in spans.items():
             payload = self._payloads[index]
             if self._covered(start, stop, self._saved):
@@ -233,9 +232,10 @@ class Upload:
         part = ArchivePart.plan(self._spool, self._layout, self._payloads, 1, 0, self._layout.size)
         if part is None:
             raise AssertionError("the archive's payloads are not all here")
-        await self._hash.add(part, self._spool)
-        self._made = True
-        await _answered(self._objects.put(self.key, part, self._meta))
+        with self._spool.disk.moving():
+            await self._hash.add(part, self._spool)
+            self._made = True
+            await _answered(self._objects.put(self.key, part, self._meta))
         self._metrics.transferred("out", part.size)
         return self._hash.hexdigest()
 

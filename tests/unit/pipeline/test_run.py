@@ -22,6 +22,7 @@ from downloadd.errors import (
 )
 from downloadd.model import FileStatus, Job, OnError, Source, Stage
 from downloadd.pipeline import JobRun
+from downloadd.ports import ObjectMeta
 from tests.fakes import Answer
 from tests.folders import file_sizes
 from tests.origin import content
@@ -117,6 +118,29 @@ async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> N
             most = max(most, sum(file_sizes(bench.folder).values()))
     await run.close()
     assert 0 < most <= 64 * MIB, f"{most / MIB:.1f} MiB"
+    assert bench.clean()
+
+
+async def test_a_slow_store_of_state_or_objects_is_no_standstill(make_bench: MakeBench) -> None:
+    """Files under way do not go over the cap while a checkpoint or an upload's begin is awaited."""
+    bench = make_bench(serve, disk=64 * MIB, per_job=4)
+    begin = bench.store.begin
+
+    async def slow(key: str, meta: ObjectMeta) -> str:
+        await asyncio.sleep(0.5)
+        return await begin(key, meta)
+
+    bench.store.begin = slow  # type: ignore[method-assign]
+    checkpoints, used = 0, []
+    run = bench.run(make_job(sources(*(f"random/{24 * MIB}/{i}" for i in range(6)))))
+    async with aclosing(run.steps()) as steps:
+        async for step in steps:
+            used.append(bench.spool.disk.used)
+            if step.checkpoint is not None and (checkpoints := checkpoints + 1) <= 4:
+                await asyncio.sleep(0.5)
+                used.append(bench.spool.disk.used)
+    await run.close()
+    assert max(used) <= 64 * MIB, f"{max(used) / MIB:.1f} MiB"
     assert bench.clean()
 
 
