@@ -243,7 +243,7 @@ def pipelined(client: redis.Redis, command: str, keys: Sequence[str], *rest: str
 
 
 async def test_no_task_is_left(folder: Path) -> None:
-    """When the jobs have ended and the subscribers are gone, the tasks are those of before."""
+    """When jobs have ended and subscribers are gone, there is no task that was not before."""
     environ = {"DOWNLOADD_NETWORK_ALLOW": "127.0.0.1", "DOWNLOADD_FETCH_BACKOFF": "0.01"}
     settings = load(None, environ, {"server.port": 0, "state.data_dir": folder / "data"})
     with origin_process() as origin:

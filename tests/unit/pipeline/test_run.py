@@ -22,7 +22,7 @@ from downloadd.errors import (
 )
 from downloadd.model import FileStatus, Job, OnError, Source, Stage
 from downloadd.pipeline import JobRun
-from downloadd.ports import ObjectMeta
+from downloadd.ports import ObjectMeta, PartBody, Stored
 from tests.fakes import Answer
 from tests.folders import file_sizes
 from tests.origin import content
@@ -141,6 +141,29 @@ async def test_a_slow_store_of_state_or_objects_is_no_standstill(make_bench: Mak
                 used.append(bench.spool.disk.used)
     await run.close()
     assert max(used) <= 64 * MIB, f"{max(used) / MIB:.1f} MiB"
+    assert bench.clean()
+
+
+async def test_a_slow_put_is_no_standstill(make_bench: MakeBench) -> None:
+    """A file waits for its room until the small archive that has it is stored."""
+    bench = make_bench(serve, disk=10 * MIB)
+    put, used = bench.store.put, []
+
+    async def slow(key: str, body: PartBody, meta: ObjectMeta) -> Stored:
+        await asyncio.sleep(0.5)
+        used.append(bench.spool.disk.used)
+        return await put(key, body, meta)
+
+    async def work(run: JobRun) -> None:
+        async with aclosing(run.steps()) as steps:
+            async for _ in steps:
+                pass
+        await run.close()
+
+    bench.store.put = slow  # type: ignore[method-assign]
+    jobs = [make_job(sources(f"random/{8 * MIB}/{i}")) for i in range(2)]
+    await asyncio.gather(*(work(bench.run(job)) for job in jobs))
+    assert used == [8 * MIB, 8 * MIB]
     assert bench.clean()
 
 
