@@ -1,0 +1,97 @@
+"""The composition root: settings in, a running service out.
+
+One ``cleanup_ctx`` and one typed ``AppKey`` for each long-lived resource. They
+begin in the order of ``RESOURCES`` and end in the reverse: what uses another
+is gone before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from aiohttp import web
+
+from downloadd.app import foundations, work
+from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
+from downloadd.config import Settings
+from downloadd.network.guard import AddressGuard
+from downloadd.ports import SystemClock
+from downloadd.telemetry.metrics import Metrics
+from downloadd.web import keys
+from downloadd.web.lifecycle import Lifecycle
+from downloadd.web.routes import make_application
+from downloadd.web.schemas import InitiateReader
+from downloadd.web.sse import Streams
+
+__all__ = ["POOL", "SITE", "STATE", "STORAGE_PROBE", "begin_drain", "create_app", "url_of"]
+
+RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
+    foundations.redis,
+    foundations.spool,
+    foundations.state,
+    foundations.objects,
+    foundations.source,
+    work.probes,
+    work.pool,
+    work.sweeper,
+    work.service,
+    work.streams,
+)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+) -> web.Application:
+    """Put the application together; its resources begin with its start.
+
+    ``host`` and ``port`` are those that the server listens on, where they are
+    not the settings' own (port 0). Starting raises ``StateLocked`` and other
+    ``StateError``s, ``StorageError``, ``SpoolError``.
+    """
+    metrics = Metrics()
+    app = make_application(
+        metrics=metrics,
+        cors_origins=settings.server.cors_origins,
+        local_files=settings.storage.kind == "local",
+    )
+    site = Site(
+        settings=settings,
+        host=settings.server.host if host is None else host,
+        port=settings.server.port if port is None else port,
+    )
+    app[SITE] = site
+    app[CLOCK] = SystemClock()
+    app[GUARD] = _guard(site)
+    app[keys.METRICS] = metrics
+    app[keys.LIFECYCLE] = Lifecycle()
+    app[keys.STREAMS] = Streams(metrics.active_sse_connections)
+    app[keys.INITIATE] = InitiateReader(
+        max_files=settings.jobs.max_files,
+        check_url=app[GUARD].check_url,
+    )
+    app.cleanup_ctx.extend(RESOURCES)
+    app.on_shutdown.append(_end_streams)
+    return app
+
+
+def begin_drain(app: web.Application) -> None:
+    """Tell balancers and streams that this process goes away; requests are still answered."""
+    app[keys.LIFECYCLE].draining = True
+    app[keys.STREAMS].end_all()
+
+
+async def _end_streams(app: web.Application) -> None:
+    begin_drain(app)
+
+
+def _guard(site: Site) -> AddressGuard:
+    network = site.settings.network
+    return AddressGuard(
+        allow=network.allow,
+        deny=network.deny,
+        ports=network.ports,
+        own=[(site.host, site.port)],
+    )

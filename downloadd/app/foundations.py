@@ -1,0 +1,124 @@
+"""What jobs stand on: state, temporary disk, object storage, sources."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import web
+
+from downloadd.app.site import (
+    CLOCK,
+    GUARD,
+    OBJECTS,
+    REDIS_URL,
+    SITE,
+    SOURCE,
+    SPOOL,
+    SPOOL_FOLDER,
+    STATE,
+)
+from downloadd.network.fetch import HttpSource
+from downloadd.objects.links import load_secret
+from downloadd.objects.local import open_local_store
+from downloadd.pipeline import DiskBudget, MemoryBudget, Spool
+from downloadd.pipeline.spool_folder import spool_folder
+from downloadd.state.embedded import embedded_valkey
+from downloadd.state.setup import open_state
+from downloadd.web import keys
+
+#: Bytes of small files that all jobs together may keep in memory.
+SPOOL_MEMORY = 64 * 1024 * 1024
+#: Threads for hashing, compressing and the temporary disk. Two keep two cores
+#: busy; the others wait for the disk.
+WORKER_THREADS = 4
+
+
+async def redis(app: web.Application) -> AsyncIterator[None]:
+    state = app[SITE].settings.state
+    if state.redis_url:
+        app[REDIS_URL] = state.redis_url
+        yield
+        return
+    async with embedded_valkey(state.data_dir) as url:
+        app[REDIS_URL] = url
+        yield
+
+
+async def spool(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    with (
+        spool_folder(settings.state.data_dir / "spool") as folder,
+        ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
+    ):
+        app[SPOOL_FOLDER] = folder
+        app[SPOOL] = Spool(
+            folder.path,
+            executor,
+            DiskBudget(settings.jobs.max_disk_bytes),
+            MemoryBudget(SPOOL_MEMORY),
+            restore=folder.restore,
+        )
+        yield
+
+
+async def state(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    async with open_state(
+        app[REDIS_URL],
+        owner=app[SPOOL_FOLDER].owner,
+        prefix=settings.state.prefix,
+        lease=settings.jobs.lease,
+        completed_ttl=settings.jobs.completed_ttl,
+        failed_ttl=settings.jobs.failed_ttl,
+        retry_window=settings.jobs.retry_window,
+        archive_ttl=settings.storage.archive_ttl,
+        wait_for_fsync=settings.state.wait_for_fsync,
+        clock=app[CLOCK],
+    ) as state:
+        app[STATE] = state
+        app[keys.QUEUE_DEPTH] = state.jobs.queue_depth
+        yield
+
+
+async def objects(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    storage = settings.storage
+    if storage.kind == "local":
+        async with open_local_store(
+            settings.state.data_dir / "archives",
+            base_url=app[SITE].base_url,
+            secret=load_secret(settings.state.data_dir / "links.key"),
+            presign_ttl=storage.presign_ttl,
+        ) as local:
+            app[OBJECTS] = app[keys.LOCAL_STORE] = local
+            yield
+        return
+    # Here, because botocore takes longer to import than all else that starts.
+    from downloadd.objects.s3 import open_s3_store
+
+    async with open_s3_store(
+        bucket=storage.bucket,
+        endpoint=storage.endpoint,
+        public_endpoint=storage.public_endpoint,
+        region=storage.region,
+        access_key_id=storage.access_key_id,
+        secret_access_key=storage.secret_access_key,
+        force_path_style=storage.force_path_style,
+        presign_ttl=storage.presign_ttl,
+        create_bucket=storage.create_bucket,
+    ) as s3:
+        app[OBJECTS] = s3
+        yield
+
+
+async def source(app: web.Application) -> AsyncIterator[None]:
+    fetch = app[SITE].settings.fetch
+    async with HttpSource.open_session(
+        app[GUARD],
+        connect_timeout=fetch.connect_timeout,
+        stall_timeout=fetch.stall_timeout,
+        max_redirects=fetch.max_redirects,
+    ) as source:
+        app[SOURCE] = source
+        yield

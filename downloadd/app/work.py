@@ -1,0 +1,131 @@
+"""What works on jobs and answers for them: pool, service, sweeper, streams."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from aiohttp import web
+
+from downloadd.app.site import (
+    CLOCK,
+    OBJECTS,
+    POOL,
+    SITE,
+    SOURCE,
+    SPOOL,
+    SPOOL_FOLDER,
+    STATE,
+    STORAGE_PROBE,
+)
+from downloadd.errors import DownloaddError, SpoolError
+from downloadd.jobs.pool import Pool
+from downloadd.jobs.probe import Probe
+from downloadd.jobs.service import JobService
+from downloadd.jobs.sweeper import Sweeper
+from downloadd.pipeline import FetchPolicy, FetchServices, FetchSlots, JobRun, RunServices
+from downloadd.ports import Claim
+from downloadd.web import keys
+from downloadd.web.health import Health
+
+#: Seconds that a new job waits to hear whether the storage is there.
+STORAGE_PATIENCE = 0.1
+
+
+async def probes(app: web.Application) -> AsyncIterator[None]:
+    checks = {"storage": app[OBJECTS].check, "redis": app[STATE].check}
+    probes = {name: Probe(name, check, app[CLOCK]) for name, check in checks.items()}
+    app[STORAGE_PROBE] = probes["storage"]
+    app[keys.HEALTH] = Health(probes)
+    yield
+    for probe in probes.values():
+        await probe.close()
+
+
+async def pool(app: web.Application) -> AsyncIterator[None]:
+    settings, state, folder = app[SITE].settings, app[STATE], app[SPOOL_FOLDER]
+    pool = Pool(
+        store=state.jobs,
+        clock=app[CLOCK],
+        metrics=app[keys.METRICS],
+        make_run=_run_maker(app),
+        concurrency=settings.jobs.concurrency,
+        lease=settings.jobs.lease,
+        timeout=settings.jobs.timeout,
+        keep_failed=settings.jobs.retry_window > 0,
+        dead_owners=folder.dead,
+        on_disowned=folder.forget_dead,
+        clear=app[SPOOL].clear_kept,
+        storage_there=app[STORAGE_PROBE].known,
+        on_trouble=partial(_on_trouble, app),
+    )
+    state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
+    async with pool:
+        app[POOL] = pool
+        yield
+    folder.wanted |= pool.leases_left
+
+
+def _on_trouble(app: web.Application, error: DownloaddError) -> None:
+    """See to what has ended a job: is the storage there, and can the disk be made less full?"""
+    if isinstance(error, SpoolError):
+        app[SPOOL].evict_all()
+    else:
+        app[STORAGE_PROBE].doubt()
+
+
+def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
+    settings = app[SITE].settings
+    services = RunServices(
+        fetch=FetchServices(
+            reader=app[SOURCE],
+            clock=app[CLOCK],
+            spool=app[SPOOL],
+            slots=FetchSlots(settings.fetch.total, settings.fetch.per_host),
+            policy=FetchPolicy(
+                retries=settings.fetch.retries,
+                backoff=settings.fetch.backoff,
+                max_file_bytes=settings.jobs.max_file_bytes,
+                format_check=settings.fetch.format_check,
+            ),
+            metrics=app[keys.METRICS],
+        ),
+        objects=app[OBJECTS],
+        per_job=settings.fetch.per_job,
+        max_job_bytes=settings.jobs.max_job_bytes,
+    )
+    return lambda claim: JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
+
+
+async def service(app: web.Application) -> AsyncIterator[None]:
+    settings, state = app[SITE].settings, app[STATE]
+    app[keys.SERVICE] = service = JobService(
+        store=state.jobs,
+        objects=app[OBJECTS],
+        feed=state.feed,
+        clock=app[CLOCK],
+        queue_limit=settings.jobs.queue_limit,
+        dedupe_window=settings.jobs.dedupe_window,
+        archive_ttl=settings.storage.archive_ttl,
+        storage_there=partial(app[STORAGE_PROBE].within, STORAGE_PATIENCE),
+    )
+    yield
+    await service.close()
+
+
+async def sweeper(app: web.Application) -> AsyncIterator[None]:
+    async with Sweeper(
+        ledger=app[STATE].ledger,
+        objects=app[OBJECTS],
+        folders=app[SPOOL],
+        clock=app[CLOCK],
+    ):
+        yield
+
+
+async def streams(app: web.Application) -> AsyncIterator[None]:
+    task = asyncio.create_task(app[keys.STREAMS].sweep(), name="stream-sweeper")
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,29 @@
+"""The doors through which a job is worked on: what each implementation owes.
+
+``pipeline/`` talks to ``SourceReader``, ``ObjectStore`` and ``Clock``;
+``jobs/`` talks to ``JobStore`` too. Every error that crosses a door is a
+``DownloaddError``; third-party exceptions never do.
+"""
+
+from downloadd.ports.clock import Clock, SystemClock
+from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease
+from downloadd.ports.objects import Found, ObjectMeta, ObjectStore, Part, PartBody, Stored
+from downloadd.ports.sources import SourceBody, SourceReader
+
+__all__ = [
+    "Claim",
+    "Clock",
+    "Created",
+    "Deduplication",
+    "Found",
+    "JobStore",
+    "Lease",
+    "ObjectMeta",
+    "ObjectStore",
+    "Part",
+    "PartBody",
+    "SourceBody",
+    "SourceReader",
+    "Stored",
+    "SystemClock",
+]
