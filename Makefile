@@ -74,8 +74,10 @@ $(VENV)/.made:
 
 tools:
 	@missing=; \
-	for pair in nginx:nginx 7z:p7zip-full bsdtar:libarchive-tools zip:zip unzip:unzip curl:curl; do \
+	for pair in nginx:nginx 7z:p7zip-full bsdtar:libarchive-tools zip:zip unzip:unzip curl:curl \
+		chromium:chromium esbuild:esbuild; do \
 		command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; \
 	done; \
+	[ -d /usr/share/nodejs/react-dom ] || missing="$$missing node-react node-react-dom"; \
 	[ -z "$$missing" ] || $(call apt,$$missing) || \
 		echo "not installed:$$missing; tests that need them are skipped"
