@@ -6,6 +6,7 @@ are seconds since the epoch (UTC), sizes are bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -238,6 +239,14 @@ class Job(Record):
 
     #: The OpenTelemetry trace of the request that made the job, 32 hex digits.
     trace_id: str | None = None
+    #: Seconds for the whole job, waiting included, as said when it was made.
+    estimated_time: int | None = None
+    #: Seconds of work left as of ``updated_at``; those in the queue not counted.
+    work_left: float | None = None
+    #: Filled in for readers while the job is queued: seconds until it is begun, and as
+    #: of when.
+    wait: float | None = None
+    wait_at: float | None = None
     #: Filled in by the store while the job is queued: 1 is next.
     queue_position: int | None = None
     #: Filled in by the store: id of the last event in the job's stream when it was read.
@@ -246,6 +255,22 @@ class Job(Record):
     def log_context(self) -> dict[str, Any]:
         """What logs may say about the job: no URL, no metadata."""
         return {"jobId": self.id, "userId": self.user}
+
+    @property
+    def remaining(self) -> int | None:
+        """Whole seconds to the job's end; None when that is not known, or past."""
+        if self.status.ended or self.work_left is None:
+            return None
+        if self.status is JobStatus.PROCESSING:
+            return whole_seconds(self.work_left)
+        return None if self.wait is None else whole_seconds(self.wait + self.work_left)
+
+    @property
+    def completion(self) -> float | None:
+        """When the job is expected to end; changes with what is known of it, not with time."""
+        if (remaining := self.remaining) is None:
+            return None
+        return max(self.updated_at, self.wait_at or 0.0) + remaining
 
     def moved(self, status: JobStatus, **changes: Any) -> Job:
         """Return the job in another status; ``IllegalTransition`` where that may not be."""
@@ -276,9 +301,20 @@ def progress_percent(total: int, done: int, fractions: Iterable[float] = ()) -> 
     return min(99, int(share * 100 + 0.5))
 
 
-def progress_event(job: Job, *, remaining: float | None = None) -> Event:
+#: Nothing sensible can be said of more seconds than these.
+LONGEST_ESTIMATE = 7 * 86_400.0
+
+
+def whole_seconds(seconds: float | None) -> int | None:
+    """Seconds as users are told them: a whole number from 1; None where they make no sense."""
+    if seconds is None or math.isnan(seconds) or seconds > LONGEST_ESTIMATE:
+        return None
+    return max(1, math.ceil(seconds))
+
+
+def progress_event(job: Job) -> Event:
     """The ``progress`` event of a job as it stands (SPEC §5)."""
-    return Event(type=EventType.PROGRESS, data=event_data(job, remaining=remaining))
+    return Event(type=EventType.PROGRESS, data=event_data(job))
 
 
 _TERMINAL_EVENTS: Mapping[JobStatus, EventType] = {
@@ -307,7 +343,7 @@ def terminal_event(job: Job) -> Event:
     return Event(type=_TERMINAL_EVENTS[job.status], data=data)
 
 
-def event_data(job: Job, *, remaining: float | None = None) -> dict[str, Any]:
+def event_data(job: Job) -> dict[str, Any]:
     """What every event says of its job."""
     return {
         "jobId": job.id,
@@ -320,7 +356,7 @@ def event_data(job: Job, *, remaining: float | None = None) -> dict[str, Any]:
         "stage": job.stage.value if job.stage else None,
         "bytesFetched": job.bytes_fetched,
         "bytesTotal": job.bytes_total,
-        "estimatedTimeRemaining": remaining,
+        "estimatedTimeRemaining": job.remaining,
     }
 
 

@@ -1,8 +1,9 @@
-"""URLs as logs, manifests and errors may show them."""
+"""URLs as logs, manifests and errors may show them, and whose they are."""
 
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 _HIDDEN = "***"
 
@@ -40,3 +41,16 @@ def _without_user(address: str) -> str:
 def _hidden(pair: str) -> str:
     name, equals, _ = pair.partition("=")
     return f"{name}={_HIDDEN}" if equals else _HIDDEN
+
+
+def host_of(url: str) -> str:
+    """Host and port in one spelling: what a source is known by. Never raises."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # who fetches it says so better
+        return ""
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return parts.netloc
+    return f"{(parts.hostname or '').rstrip('.')}:{port}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -13,7 +13,17 @@ from isal import isal_zlib
 
 from downloadd.errors import DownloaddError, StorageCorrupt, UploadMissing
 from downloadd.model import Archive, Link, Source
-from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import (
+    Found,
+    History,
+    ObjectMeta,
+    PaceStore,
+    Part,
+    PartBody,
+    Stint,
+    Stored,
+    Sums,
+)
 
 
 class FakeClock:
@@ -185,3 +195,32 @@ class MemoryStore:
     def _stored(self, key: str) -> Stored:
         data = self.objects[key]
         return Stored(size=len(data), etag=hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+
+class FakePace(PaceStore):
+    """Measurements that are given by hand; ``error`` is what reading and writing raise."""
+
+    def __init__(self) -> None:
+        self.known = History()
+        self.reads: list[frozenset[str]] = []
+        self.written: list[tuple[Mapping[str, Sums], Sequence[Stint], int]] = []
+        self.error: DownloaddError | None = None
+
+    async def record(
+        self,
+        transfers: Mapping[str, Sums],
+        stints: Sequence[Stint],
+        *,
+        slots: int,
+        now: float,
+    ) -> None:
+        if self.error is not None:
+            raise self.error
+        self.written.append((transfers, stints, slots))
+
+    async def read(self, hosts: Collection[str]) -> History:
+        self.reads.append(frozenset(hosts))
+        if self.error is not None:
+            raise self.error
+        found = {host: it for host, it in self.known.hosts.items() if host in hosts}
+        return self.known.evolve(hosts=found)

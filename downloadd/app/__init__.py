@@ -32,6 +32,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     foundations.objects,
     foundations.source,
     work.probes,
+    work.pace,
     work.pool,
     work.sweeper,
     work.service,

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from downloadd.config import Settings
+from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.pool import Pool
 from downloadd.jobs.probe import Probe
 from downloadd.network.fetch import HttpSource
@@ -44,6 +45,7 @@ SOURCE: web.AppKey[HttpSource] = web.AppKey("source", HttpSource)
 SPOOL_FOLDER: web.AppKey[SpoolFolder] = web.AppKey("spool_folder", SpoolFolder)
 STORAGE_PROBE: web.AppKey[Probe] = web.AppKey("storage_probe", Probe)
 SPOOL: web.AppKey[Spool] = web.AppKey("spool", Spool)
+PACE: web.AppKey[PaceBook] = web.AppKey("pace", PaceBook)
 POOL: web.AppKey[Pool] = web.AppKey("pool", Pool)
 
 

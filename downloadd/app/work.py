@@ -11,6 +11,7 @@ from aiohttp import web
 from downloadd.app.site import (
     CLOCK,
     OBJECTS,
+    PACE,
     POOL,
     SITE,
     SOURCE,
@@ -20,6 +21,8 @@ from downloadd.app.site import (
     STORAGE_PROBE,
 )
 from downloadd.errors import DownloaddError, SpoolError
+from downloadd.jobs.estimate import Lanes
+from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.pool import Pool
 from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
@@ -43,12 +46,24 @@ async def probes(app: web.Application) -> AsyncIterator[None]:
         await probe.close()
 
 
+async def pace(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    fetch = settings.fetch
+    lanes = Lanes(per_job=min(fetch.per_job, fetch.total), per_host=fetch.per_host)
+    async with PaceBook(
+        app[STATE].pace, app[CLOCK], lanes=lanes, concurrency=settings.jobs.concurrency
+    ) as book:
+        app[PACE] = book
+        yield
+
+
 async def pool(app: web.Application) -> AsyncIterator[None]:
     settings, state, folder = app[SITE].settings, app[STATE], app[SPOOL_FOLDER]
     pool = Pool(
         store=state.jobs,
         clock=app[CLOCK],
         metrics=app[keys.METRICS],
+        book=app[PACE],
         make_run=_run_maker(app),
         concurrency=settings.jobs.concurrency,
         lease=settings.jobs.lease,
@@ -105,6 +120,7 @@ async def service(app: web.Application) -> AsyncIterator[None]:
         objects=app[OBJECTS],
         feed=state.feed,
         clock=app[CLOCK],
+        book=app[PACE],
         queue_limit=settings.jobs.queue_limit,
         dedupe_window=settings.jobs.dedupe_window,
         archive_ttl=settings.storage.archive_ttl,

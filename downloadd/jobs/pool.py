@@ -10,6 +10,7 @@ from typing import Self
 import structlog
 
 from downloadd.errors import DownloaddError, StateError
+from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.worker import PAUSES, Stop, Worker
 from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
@@ -43,6 +44,7 @@ class Pool:
         store: JobStore,
         clock: Clock,
         metrics: Metrics,
+        book: PaceBook,
         make_run: Callable[[Claim], JobRun],
         concurrency: int,
         lease: float,
@@ -66,6 +68,7 @@ class Pool:
         self._store = store
         self._clock = clock
         self._metrics = metrics
+        self._book = book
         self._make_run = make_run
         self._concurrency = concurrency
         self._lease = lease
@@ -205,6 +208,7 @@ class Pool:
             store=self._store,
             clock=self._clock,
             metrics=self._metrics,
+            book=self._book,
             run=self._make_run(claim),
             claim=claim,
             timeout=self._timeout,

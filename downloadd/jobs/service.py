@@ -17,14 +17,17 @@ from downloadd.errors import (
     JobConflict,
     JobExpired,
     JobNotFound,
+    StateError,
     StateLost,
     StorageUnavailable,
 )
+from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.worker import LOST
 from downloadd.model import (
     Archive,
     Event,
     FileEntry,
+    FileStatus,
     Job,
     JobStatus,
     Link,
@@ -80,6 +83,7 @@ class JobService:
         objects: ObjectStore,
         feed: EventFeed,
         clock: Clock,
+        book: PaceBook,
         queue_limit: int,
         dedupe_window: float,
         archive_ttl: float,
@@ -93,6 +97,7 @@ class JobService:
         self._objects = objects
         self._feed = feed
         self._clock = clock
+        self._book = book
         self._queue_limit = queue_limit
         self._dedupe_window = dedupe_window
         self._storage_there = storage_there
@@ -111,15 +116,29 @@ class JobService:
         ``StorageUnavailable``.
         """
         await self._check_storage()
-        job = self._new_job(request)
+        plan = await self._book.plan(request.sources)
+        job = self._new_job(request, plan.work)
         created = await self._store.create(
             job,
             self._deduplication(request),
             queue_limit=self._queue_limit,
+            turn=plan.turn,
         )
         if created.replayed:
             return await self.refresh(await self._store.load(created.job_id)), created
-        return job.evolve(queue_position=created.queue_position), created
+        place = created.queue_position
+        return job.evolve(
+            queue_position=place,
+            estimated_time=created.estimated_time,
+            wait=plan.turn.wait(place or 0),
+        ), created
+
+    async def estimate(self, sources: Sequence[Source]) -> int | None:
+        """Whole seconds until a job of these files would have ended, were it made now.
+
+        None where too little was ever measured. Raises ``StateUnavailable``.
+        """
+        return await self._book.forecast(sources)
 
     async def get(self, job_id: str, user: str, *, files: bool = False) -> Job:
         """Read a job of this user's, with a link that works. ``JobNotFound``."""
@@ -155,14 +174,18 @@ class JobService:
 
         Raises ``JobNotFound``, ``JobConflict``, ``QueueFull``, ``StorageUnavailable``.
         """
-        await self._owned(job_id, user)
+        job = await self._owned(job_id, user, files=True)
         await self._check_storage()
-        return await self._store.retry(
+        kept = FileStatus.COMPLETED if job.status is JobStatus.FAILED else None
+        plan = await self._book.plan([it.source for it in job.files if it.status is not kept])
+        job = await self._store.retry(
             job_id,
             self._clock.now(),
             queue_limit=self._queue_limit,
             body_window=self._dedupe_window,
+            work=plan.work,
         )
+        return await self._waiting(job)
 
     async def _check_storage(self) -> None:
         if not await self._storage_there():
@@ -183,7 +206,7 @@ class JobService:
 
     async def refresh(self, job: Job) -> Job:
         """Sign a completed job's link anew when it is past its time, or nearly."""
-        job = self._aged(job)
+        job = await self._waiting(self._aged(job))
         if job.status is not JobStatus.COMPLETED or job.archive is None:
             return job
         if job.link and job.link.expires_at - self._clock.now() > LINK_MARGIN_SECONDS:
@@ -221,6 +244,20 @@ class JobService:
         if ended:
             yield _last_event(job)
 
+    async def _waiting(self, job: Job) -> Job:
+        """The job, saying how long it will wait if it does."""
+        if job.queue_position is None or job.work_left is None:
+            return job
+        try:
+            wait, at = await self._book.wait(job.queue_position, job.work_left)
+        except StateError as exc:
+            log.info("job.wait_unknown", jobId=job.id, error=exc.message)
+            return job
+        told = job.evolve(wait=wait, wait_at=at)
+        # Past its time, with nothing measured since: nobody knows what keeps the queue.
+        overdue = told.completion is not None and told.completion < self._clock.now()
+        return job if overdue else told
+
     def _aged(self, job: Job) -> Job:
         """The job, expired where its archive's time is over and nobody has removed it yet."""
         if job.status is not JobStatus.COMPLETED or job.completed_at is None:
@@ -235,7 +272,7 @@ class JobService:
             raise JobNotFound(f"There is no job {job_id}.")
         return job
 
-    def _new_job(self, request: JobRequest) -> Job:
+    def _new_job(self, request: JobRequest, work: float | None) -> Job:
         now = self._clock.now()
         return Job(
             id=str(uuid.uuid4()),
@@ -248,6 +285,7 @@ class JobService:
             total_files=len(request.sources),
             created_at=now,
             updated_at=now,
+            work_left=work,
             trace_id=request.trace_id,
         )
 

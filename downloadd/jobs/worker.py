@@ -24,25 +24,24 @@ from downloadd.errors import (
     StateUnavailable,
     StorageUnavailable,
 )
+from downloadd.jobs.news import News
+from downloadd.jobs.pace import PaceBook
 from downloadd.model import (
     POISON_DEATHS,
     Event,
     FileEntry,
     Job,
     JobStatus,
-    progress_event,
     terminal_event,
 )
 from downloadd.pipeline import JobRun, Step
-from downloadd.ports import Claim, Clock, JobStore
+from downloadd.ports import Claim, Clock, JobStore, Stint
 from downloadd.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
 #: Seconds that removing what is in the storage may hold up the end of a job.
 _CLEAN_UP_TIMEOUT = 5.0
-#: Seconds between two progress events, at the least (SPEC §5: four a second).
-_EVENT_PAUSE = 0.25
 #: Seconds between tries to write while Redis is away: from, to.
 _AWAY_BACKOFF = (0.2, 5.0)
 #: Seconds until a job is tried again that trouble with storage or disk has ended.
@@ -79,6 +78,7 @@ class Worker:
         store: JobStore,
         clock: Clock,
         metrics: Metrics,
+        book: PaceBook,
         run: JobRun,
         claim: Claim,
         timeout: float,
@@ -95,6 +95,8 @@ class Worker:
         self._store = store
         self._clock = clock
         self._metrics = metrics
+        self._book = book
+        self._news = News(clock, book)
         self._run = run
         self._timeout = timeout
         self._keep_failed = keep_failed
@@ -102,8 +104,7 @@ class Worker:
         self._on_trouble = on_trouble
         self._job = claim.job
         self._unsaved: dict[int, FileEntry] = {}
-        self._told: Event | None = None
-        self._told_at = clock.monotonic()  # the claim has made an event
+        self._begun = clock.now()
         self._reason: Stop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending = False
@@ -175,9 +176,12 @@ class Worker:
     async def _write(self, step: Step) -> None:
         self._job = step.job
         self._unsaved |= {entry.index: entry for entry in step.files}
+        self._book.fetched(step.transfers)
         if step.job.archive is not None:
             return  # the end is written with its status, in one step
-        event = self._news(step)
+        self._job = await self._news.estimated(step)
+        step = step.evolve(job=self._job)
+        event = self._news.of(self._job)
         if event is None and step.checkpoint is None:
             return
         save = self._save(step, event)
@@ -189,18 +193,6 @@ class Worker:
             except StateUnavailable:
                 return  # the next step tells of this one's progress too
         self._unsaved.clear()
-
-    def _news(self, step: Step) -> Event | None:
-        """What subscribers are to be told of a step: nothing when it is nothing new, or too soon.
-
-        What is held back here is in the next event, and the last one is never held back.
-        """
-        now = self._clock.monotonic()
-        event = progress_event(step.job)
-        if event == self._told or now - self._told_at < _EVENT_PAUSE:
-            return None
-        self._told, self._told_at = event, now
-        return event
 
     def _save(self, step: Step, event: Event | None) -> Callable[[], Awaitable[None]]:
         files = tuple(self._unsaved.values())
@@ -364,6 +356,7 @@ class Worker:
     def _report(self, job: Job, now: float) -> None:
         seconds = self._seconds(now)
         self._metrics.ended(job.status, seconds)
+        self._book.worked(self._stint(job, now))
         log.log(
             30 if job.status is JobStatus.FAILED else 20,
             f"job.{job.status}",
@@ -374,6 +367,12 @@ class Worker:
             code=job.error_code,
             error=job.error,
         )
+
+    def _stint(self, job: Job, now: float) -> Stint:
+        """How long this run was busy, and how long with what comes after the last file."""
+        last = max((entry.fetched_at or 0.0 for entry in job.files), default=0.0)
+        fetched_here = last >= self._begun and job.status is JobStatus.COMPLETED
+        return Stint(seconds=now - self._begun, tail=now - last if fetched_here else None)
 
     def _seconds(self, now: float) -> float:
         return now - (self._job.started_at or now)

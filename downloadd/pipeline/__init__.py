@@ -2,6 +2,7 @@
 
 from downloadd.pipeline.budget import DiskBudget, FetchSlots, MemoryBudget
 from downloadd.pipeline.checkpoint import upload_of
+from downloadd.pipeline.flight import Flight
 from downloadd.pipeline.run import JobRun
 from downloadd.pipeline.services import FetchPolicy, FetchServices, RunServices
 from downloadd.pipeline.snapshot import Step
@@ -12,6 +13,7 @@ __all__ = [
     "FetchPolicy",
     "FetchServices",
     "FetchSlots",
+    "Flight",
     "JobRun",
     "MemoryBudget",
     "RunServices",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from downloadd.archive import Entry, Method
 from downloadd.model import Record
 from downloadd.pipeline.notes import Note
 from downloadd.pipeline.payload import Payload
+from downloadd.ports import Transfer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +42,8 @@ class Fetched(Record):
     validator: str | None
     #: Requests made for it.
     attempts: int
+    #: How the last of them went; None where an earlier run has left the file.
+    transfer: Transfer | None = None
 
     @classmethod
     def of(cls, note: Note, payload: Payload) -> Fetched:
@@ -58,3 +62,10 @@ class Fetched(Record):
             validator=note.origin.validator,
             attempts=whole.attempts,
         )
+
+
+def payload_of(task: asyncio.Task[Fetched]) -> Payload | None:
+    """The payload of a fetch that has ended well, and that nobody has taken."""
+    if task.cancelled() or task.exception() is not None:
+        return None
+    return task.result().payload

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -18,10 +17,12 @@ from downloadd.errors import (
 )
 from downloadd.model import FileEntry
 from downloadd.pipeline.fetched import Fetched, Packed
+from downloadd.pipeline.flight import Flight, Stopwatch
 from downloadd.pipeline.intake import Intake
 from downloadd.pipeline.notes import Origin
 from downloadd.pipeline.services import FetchServices
 from downloadd.ports import SourceBody
+from downloadd.urls import host_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +59,8 @@ class FileFetch:
         self._on_bytes = on_bytes
         self._salvage = salvage
         self._path = services.spool.path(job_id, entry.index)
+        self._host = host_of(entry.source.url)
+        self._watch = Stopwatch(services.clock, self._host)
         self._intake = Intake(
             services,
             self._path,
@@ -79,6 +82,11 @@ class FileFetch:
         """Size of the whole file, where somebody said it."""
         given = self._entry.source.size
         return given if given is not None else self._intake.origin.size
+
+    @property
+    def flight(self) -> Flight:
+        """How it goes."""
+        return self._watch.flight
 
     async def run(self) -> Fetched:
         """Fetch and verify the file; raises its final ``FileError``."""
@@ -136,20 +144,28 @@ class FileFetch:
         return max(backoff * random.uniform(0.5, 1), exc.retry_after or 0)  # noqa: S311
 
     async def _attempt(self) -> Fetched:
-        services, source, intake = self._services, self._entry.source, self._intake
-        async with services.slots.hold(_host(source.url)):
+        async with self._services.slots.hold(self._host):
             self.attempts += 1
-            if self.received and intake.origin.validator is None:
-                await self.close()
-            async with services.reader.open(
-                source,
-                offset=self.received,
-                validator=intake.origin.validator,
-            ) as body:
-                await self._accept(body)
-                with intake.room.moving():
-                    await self._receive(body)
-                    return await intake.finish(self.attempts)
+            self._watch.ask()
+            try:
+                fetched = await self._request()
+                return fetched.evolve(transfer=self._watch.transfer(fetched.size))
+            finally:
+                self._watch.rest()
+
+    async def _request(self) -> Fetched:
+        intake = self._intake
+        if self.received and intake.origin.validator is None:
+            await self.close()
+        async with self._services.reader.open(
+            self._entry.source,
+            offset=self.received,
+            validator=intake.origin.validator,
+        ) as body:
+            await self._accept(body)
+            with intake.room.moving():
+                await self._receive(body)
+                return await intake.finish(self.attempts)
 
     async def _accept(self, body: SourceBody) -> None:
         if body.offset != self.received:
@@ -193,6 +209,7 @@ class FileFetch:
         async for chunk in body.chunks():
             self._check_bound(self.received + len(chunk))
             self._on_bytes(len(chunk))
+            self._watch.take(len(chunk))
             self._services.metrics.transferred("in", len(chunk))
             await self._intake.take(chunk)
         if self.received < (self._intake.origin.size or 0):
@@ -208,13 +225,3 @@ class FileFetch:
     async def leave(self) -> None:
         """Leave the bytes that are here for the job's next run."""
         await self._intake.leave()
-
-
-def _host(url: str) -> str:
-    """Host and port in one spelling, for the bound on requests to one host."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:  # who fetches it says so better
-        return parts.netloc
-    return f"{(parts.hostname or '').rstrip('.')}:{port}"

@@ -11,6 +11,7 @@ from downloadd.model import FileEntry, FileStatus, Job, OnError
 from downloadd.naming import Names
 from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.payload import MemoryPayload, Payload
+from downloadd.ports import Transfer
 
 #: A file below this size is fetched whole rather than from where it is stored.
 _LARGE = 1 << 20
@@ -37,6 +38,7 @@ class Packing:
         self.current: str | None = job.current_file
         self._changed: dict[int, FileEntry] = {}
         self._validators: dict[int, str] = {}
+        self._transfers: list[Transfer] = []
 
     def restore(
         self,
@@ -92,6 +94,11 @@ class Packing:
         changed, self._changed = tuple(self._changed.values()), {}
         return changed
 
+    def take_transfers(self) -> tuple[Transfer, ...]:
+        """How the files came that were added since the last call."""
+        transfers, self._transfers = tuple(self._transfers), []
+        return transfers
+
     def settled(self) -> list[int]:
         """The files that have arrived or failed."""
         return [i for i, entry in self.files.items() if entry.status is not FileStatus.PENDING]
@@ -111,6 +118,8 @@ class Packing:
     def add(self, index: int, fetched: Fetched, *, now: float) -> None:
         """Append a fetched file. ``LayoutChanged``: it is not what was packed before."""
         self.payloads[index] = fetched.payload
+        if fetched.transfer is not None:
+            self._transfers.append(fetched.transfer)
         if fetched.validator is not None and fetched.size >= _LARGE:
             self._validators[index] = fetched.validator
         if (packed := self.again.pop(index, None)) is not None:

@@ -26,10 +26,9 @@ from downloadd.errors import (
 )
 from downloadd.model import Archive, Job, OnError, Stage
 from downloadd.pipeline.checkpoint import Checkpoint
-from downloadd.pipeline.fetched import Fetched
+from downloadd.pipeline.fetched import Fetched, payload_of
 from downloadd.pipeline.fetching import FileFetch
 from downloadd.pipeline.packing import Packing
-from downloadd.pipeline.payload import Payload
 from downloadd.pipeline.services import RunServices
 from downloadd.pipeline.snapshot import Step, snapshot
 from downloadd.pipeline.uploading import Upload, usable
@@ -336,7 +335,13 @@ class JobRun:
             bytes_fetched=self._bytes,
             updated_at=self._clock.now(),
         )
-        return Step(job=self._job, files=self._packing.take_changed(), checkpoint=checkpoint)
+        return Step(
+            job=self._job,
+            files=self._packing.take_changed(),
+            checkpoint=checkpoint,
+            flights={index: fetch.flight for index, fetch in under_way},
+            transfers=self._packing.take_transfers(),
+        )
 
     # --- the end ---
 
@@ -374,7 +379,7 @@ class JobRun:
 
     async def _drop(self) -> None:
         for task, (_, fetch) in list(self._fetches.items()):
-            if (payload := _payload_of(task)) is not None:
+            if (payload := payload_of(task)) is not None:
                 await payload.discard()
             await fetch.close()
             del self._fetches[task]
@@ -383,7 +388,7 @@ class JobRun:
     async def _leave(self) -> None:
         payloads = self._packing.payloads
         for task, (index, fetch) in list(self._fetches.items()):
-            if (payload := _payload_of(task)) is not None:
+            if (payload := payload_of(task)) is not None:
                 payloads[index] = payload
             await fetch.leave()
             del self._fetches[task]
@@ -391,10 +396,3 @@ class JobRun:
             await payload.leave(self._spool, self._spool.path(self._job.id, index))
             del payloads[index]
         await self._spool.keep(self._job.id)
-
-
-def _payload_of(task: asyncio.Task[Fetched]) -> Payload | None:
-    """The payload of a fetch that has ended well, and that nobody has taken."""
-    if task.cancelled() or task.exception() is not None:
-        return None
-    return task.result().payload

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from downloadd.model import FileEntry, FileStatus, Job, Record, Stage, progress_percent
 from downloadd.pipeline.fetching import FileFetch
+from downloadd.pipeline.flight import Flight
 from downloadd.pipeline.packing import Packing
+from downloadd.ports import Transfer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +21,10 @@ class Step(Record):
     files: tuple[FileEntry, ...] = ()
     #: Present when it has changed.
     checkpoint: str | None = None
+    #: The fetches under way, by their files' indices.
+    flights: Mapping[int, Flight] = field(default_factory=dict)
+    #: How the files came that have arrived since the last step.
+    transfers: tuple[Transfer, ...] = ()
 
 
 def snapshot(

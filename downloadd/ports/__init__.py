@@ -6,8 +6,9 @@
 """
 
 from downloadd.ports.clock import Clock, SystemClock
-from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease
+from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Turn
 from downloadd.ports.objects import Found, ObjectMeta, ObjectStore, Part, PartBody, Stored
+from downloadd.ports.pace import History, PaceStore, Stint, Sums, Transfer
 from downloadd.ports.sources import SourceBody, SourceReader
 
 __all__ = [
@@ -16,14 +17,20 @@ __all__ = [
     "Created",
     "Deduplication",
     "Found",
+    "History",
     "JobStore",
     "Lease",
     "ObjectMeta",
     "ObjectStore",
+    "PaceStore",
     "Part",
     "PartBody",
     "SourceBody",
     "SourceReader",
+    "Stint",
     "Stored",
+    "Sums",
     "SystemClock",
+    "Transfer",
+    "Turn",
 ]

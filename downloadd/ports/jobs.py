@@ -48,6 +48,20 @@ class Deduplication(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Turn(Record):
+    """How long jobs are expected to wait, by their place in the queue."""
+
+    #: Places that need not wait.
+    free: int = 0
+    #: Seconds that each further one waits.
+    per_place: float = 0.0
+
+    def wait(self, place: int) -> float:
+        """Seconds until the job at this place, from 1, is begun."""
+        return max(0, place - self.free) * self.per_place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Created(Record):
     """The answer to ``JobStore.create``."""
 
@@ -58,6 +72,8 @@ class Created(Record):
     by_key: bool = False
     #: Of a job just made: 1 is next.
     queue_position: int | None = None
+    #: Of a job just made: seconds until its end, waiting included.
+    estimated_time: int | None = None
 
 
 class JobStore(Protocol):
@@ -66,8 +82,13 @@ class JobStore(Protocol):
     Raises ``StateUnavailable`` when the server cannot be reached.
     """
 
-    async def create(self, job: Job, dedup: Deduplication, *, queue_limit: int) -> Created:
-        """Write a queued job and queue it. ``QueueFull``, ``IdempotencyConflict``."""
+    async def create(
+        self, job: Job, dedup: Deduplication, *, queue_limit: int, turn: Turn | None = None
+    ) -> Created:
+        """Write a queued job and queue it. ``QueueFull``, ``IdempotencyConflict``.
+
+        With the job's ``work_left`` and ``turn`` its ``estimated_time`` is settled.
+        """
         ...
 
     async def load(self, job_id: str, *, files: bool = False) -> Job:
@@ -142,11 +163,20 @@ class JobStore(Protocol):
         """
         ...
 
-    async def retry(self, job_id: str, now: float, *, queue_limit: int, body_window: float) -> Job:
+    async def retry(
+        self,
+        job_id: str,
+        now: float,
+        *,
+        queue_limit: int,
+        body_window: float,
+        work: float | None = None,
+    ) -> Job:
         """Queue a failed or cancelled job once more, and append an event that says so.
 
         It goes on from its checkpoint, where that is still kept. It stands for
-        its body again, for ``body_window`` seconds, if no other does.
+        its body again, for ``body_window`` seconds, if no other does. ``work``
+        is the seconds of work that are left.
         ``JobNotFound``, ``JobConflict``, ``QueueFull``.
         """
         ...

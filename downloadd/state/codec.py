@@ -53,6 +53,8 @@ FIELDS = (
     "error_code",
     "trace_id",
     "cursor",
+    "estimated_time",
+    "work_left",
 )
 
 #: Rank in the queue: lower is earlier.
@@ -83,6 +85,7 @@ def encode_new(job: Job) -> list[str | float]:
         "created_at": job.created_at,
         "bytes_total": job.bytes_total,
         "trace_id": job.trace_id,
+        "work_left": job.work_left,
         "spec": dumps([_encode_source(entry.source) for entry in job.files]),
     }
     return [part for name, value in fields.items() if value is not None for part in (name, value)]
@@ -109,6 +112,8 @@ def encode_progress(job: Job) -> list[str | float]:
         job.updated_at,
         "partial",
         "1" if job.partial else "",
+        "work_left",
+        text(job.work_left),
     ]
 
 
@@ -137,7 +142,7 @@ def decode_job(
     """The job of a script's answer: the values of ``FIELDS``, then the queue position."""
     status, stage, progress, completed, failed, current, fetched, total, updated = values[:9]
     partial, user, options, count, created, started, ended, attempts = values[9:17]
-    archive, link, error, code, trace, cursor = values[17:23]
+    archive, link, error, code, trace, cursor, estimate, work = values[17:25]
     return Job(
         id=job_id,
         user=str(user),
@@ -163,8 +168,10 @@ def decode_job(
         error=_string(error),
         error_code=_string(code),
         trace_id=_string(trace),
-        queue_position=int(values[23]) if len(values) > 23 and values[23] else None,
+        queue_position=int(values[25]) if len(values) > 25 and values[25] else None,
         cursor=_string(cursor),
+        estimated_time=int(estimate) if estimate else None,
+        work_left=float(work) if work else None,
     )
 
 

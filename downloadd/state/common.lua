@@ -11,11 +11,18 @@ local function append(job, events, kind, data)
   redis.call('PUBLISH', events, id .. ' ' .. kind .. ' ' .. data)
 end
 
+-- Seconds as users are told them.
+local function seconds_told(seconds)
+  return math.max(1, math.ceil(seconds))
+end
+
 -- The data of the job's last event, saying that it is in another status now.
 local function last_event(job, status, ended)
   local data = cjson.decode(redis.call('HGET', job, 'event'))
   data.status = status
   if ended then data.stage = cjson.null end
+  local left = not ended and tonumber(redis.call('HGET', job, 'work_left') or '')
+  data.estimatedTimeRemaining = left and seconds_told(left) or cjson.null
   return cjson.encode(data)
 end
 

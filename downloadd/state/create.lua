@@ -4,8 +4,9 @@
 -- ARGV: id, queue limit, rank, created_at, control channel, template of a job's key,
 --       idempotency digest or '', body of the idempotency key, its seconds,
 --       body digest or '', its seconds, seconds in the user's list,
---       event data, headers or '', fields...
--- Returns {'made', id, place in the queue} | {'key'|'body', id} | {'conflict'} | {'full'}
+--       event data, headers or '', places that need not wait, seconds that each further
+--       one waits, seconds of work or '', fields...
+-- Returns {'made', id, place in the queue, seconds to the job's end or ''} | {'key'|'body', id} | {'conflict'} | {'full'}
 local job, events, queue, sequence, user_jobs, headers = unpack(KEYS, 1, 6)
 local idempotency, dedupe = KEYS[7], KEYS[8]
 local id, created = ARGV[1], tonumber(ARGV[4])
@@ -13,7 +14,8 @@ local by_key, by_body = ARGV[7] ~= '', ARGV[10] ~= ''
 
 -- The answer to an earlier try was lost.
 if redis.call('EXISTS', job) == 1 then
-  return { 'made', id, (redis.call('ZRANK', queue, id) or -1) + 1 }
+  local place = (redis.call('ZRANK', queue, id) or -1) + 1
+  return { 'made', id, place, redis.call('HGET', job, 'estimated_time') or '' }
 end
 
 local function status_of(other)
@@ -38,7 +40,7 @@ end
 local waiting = redis.call('ZCARD', queue)
 if waiting >= tonumber(ARGV[2]) then return { 'full' } end
 
-redis.call('HSET', job, 'rank', ARGV[3], unpack(ARGV, 15))
+redis.call('HSET', job, 'rank', ARGV[3], unpack(ARGV, 18))
 if ARGV[14] ~= '' then
   redis.call('SET', headers, ARGV[14])
   redis.call('HSET', job, 'headers', '1')
@@ -52,6 +54,14 @@ if by_body then
   redis.call('HSET', job, 'dedupe', ARGV[10])
   redis.call('SET', dedupe, id, 'EX', ARGV[11])
 end
-append(job, events, 'status', ARGV[13])
+local place, data, estimate = redis.call('ZRANK', queue, id) + 1, ARGV[13], ''
+if ARGV[17] ~= '' then
+  estimate = seconds_told(math.max(0, place - ARGV[15]) * ARGV[16] + ARGV[17])
+  redis.call('HSET', job, 'estimated_time', estimate)
+  data = cjson.decode(data)
+  data.estimatedTimeRemaining = estimate
+  data = cjson.encode(data)
+end
+append(job, events, 'status', data)
 if waiting == 0 then redis.call('PUBLISH', ARGV[5], 'wake') end
-return { 'made', id, redis.call('ZRANK', queue, id) + 1 }
+return { 'made', id, place, tostring(estimate) }

@@ -13,7 +13,7 @@ from typing import Any
 
 from downloadd.errors import IdempotencyConflict, JobConflict, JobNotFound, QueueFull
 from downloadd.model import Event, Job, JobStatus, event_data
-from downloadd.ports import Created, Deduplication, JobStore
+from downloadd.ports import Created, Deduplication, JobStore, Turn
 from downloadd.state import codec
 from downloadd.state.client import Arg
 from downloadd.state.scripts import SOURCES, script, whole_seconds
@@ -34,8 +34,10 @@ class RedisJobStore(Work, JobStore):
 
     # --- making and reading --------------------------------------------------
 
-    async def create(self, job: Job, dedup: Deduplication, *, queue_limit: int) -> Created:
-        keys = self._keys
+    async def create(
+        self, job: Job, dedup: Deduplication, *, queue_limit: int, turn: Turn | None = None
+    ) -> Created:
+        keys, turn = self._keys, turn or Turn()
         key = dedup.idempotency_key
         names = [
             keys.job(job.id),
@@ -62,6 +64,9 @@ class RedisJobStore(Work, JobStore):
             self._listed,
             codec.dumps(event_data(job)),
             codec.encode_headers(job.files),
+            turn.free,
+            turn.per_place,
+            codec.text(job.work_left),
             *codec.encode_new(job),
         ]
         return _created(await self._durable.run(_CREATE, names, args))
@@ -126,7 +131,15 @@ class RedisJobStore(Work, JobStore):
             raise JobConflict(f"The job is {reply} and can no longer be cancelled.")
         return codec.decode_job(job_id, reply[0]), reply[1] if len(reply) > 1 else None
 
-    async def retry(self, job_id: str, now: float, *, queue_limit: int, body_window: float) -> Job:
+    async def retry(
+        self,
+        job_id: str,
+        now: float,
+        *,
+        queue_limit: int,
+        body_window: float,
+        work: float | None = None,
+    ) -> Job:
         keys = self._keys
         names = [
             keys.job(job_id),
@@ -146,6 +159,7 @@ class RedisJobStore(Work, JobStore):
             keys.control,
             keys.dedupe("%s"),
             whole_seconds(body_window),
+            codec.text(work),
         ]
         reply = await self._durable.run(_RETRY, names, args)
         if reply is None:
@@ -179,8 +193,12 @@ def _unknown(job_id: str) -> JobNotFound:
 
 def _created(reply: Sequence[Any]) -> Created:
     match reply:
-        case ["made", job_id, place]:
-            return Created(job_id=job_id, queue_position=int(place) or None)
+        case ["made", job_id, place, estimate]:
+            return Created(
+                job_id=job_id,
+                queue_position=int(place) or None,
+                estimated_time=int(estimate) if estimate else None,
+            )
         case ["full"]:
             raise _full()
         case ["conflict"]:

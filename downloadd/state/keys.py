@@ -32,6 +32,14 @@ class Keys:
         self.health = f"{prefix}health"
         #: Sorted set of webhook deliveries that are due.
         self.webhooks = f"{prefix}webhooks"
+        #: Hash: what all transfers and jobs have taken.
+        self.pace = f"{prefix}pace"
+        #: Hash: host and port to what its transfers have taken.
+        self.pace_hosts = f"{prefix}pace:hosts"
+        #: Sorted set of those hosts: when each was measured last, on the server's clock.
+        self.pace_recent = f"{prefix}pace:recent"
+        #: Hash: a process to how many jobs it works on at once, when it said so, its last write.
+        self.processes = f"{prefix}processes"
 
     def job(self, job_id: str) -> str:
         """Hash: what is small and changes, and what was asked for."""

@@ -13,6 +13,7 @@ from downloadd.state.installation import Installation
 from downloadd.state.jobs import RedisJobStore
 from downloadd.state.keys import Keys
 from downloadd.state.ledger import RedisLedger
+from downloadd.state.pace import RedisPace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +25,7 @@ class State:
     jobs: RedisJobStore
     feed: Feed
     ledger: RedisLedger
+    pace: RedisPace
 
     async def check(self) -> None:
         """Return when Redis takes a write: one that is full or a replica answers reads alone.
@@ -80,4 +82,5 @@ async def open_state(
             clock=clock,
         )
         ledger = RedisLedger(client, keys, installation)
-        yield State(client=client, keys=keys, jobs=jobs, feed=feed, ledger=ledger)
+        pace = RedisPace(client, keys, owner=owner)
+        yield State(client=client, keys=keys, jobs=jobs, feed=feed, ledger=ledger, pace=pace)

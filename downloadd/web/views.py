@@ -32,7 +32,8 @@ def job_paths(job_id: str) -> dict[str, str]:
 
 
 def job_view(job: Job, *, files: bool = False) -> dict[str, Any]:
-    """The job resource; what is not known yet is left out, ``bytesTotal`` aside.
+    """The job resource; what is not known yet is left out, but for two nulls:
+    ``bytesTotal`` and, until the job has ended, ``estimatedTimeRemaining``.
 
     The list of files is there when the job has ended or ``files`` asks for
     it; the job must have been loaded with its files then.
@@ -59,11 +60,15 @@ def job_view(job: Job, *, files: bool = False) -> dict[str, Any]:
         "startedAt": _time(job.started_at),
         "completedAt": _time(job.completed_at),
         "processingTimeMs": _processing_ms(job),
+        "estimatedTime": job.estimated_time,
+        "estimatedCompletion": _time(job.completion),
         "error": job.error,
         "errorCode": job.error_code,
         "traceId": job.trace_id,
     }
     view |= {name: value for name, value in known.items() if value is not None}
+    if not job.status.ended:
+        view["estimatedTimeRemaining"] = job.remaining
     if job.archive is not None and job.status is JobStatus.COMPLETED:
         view |= _archive_view(job.archive, job.link)
         view["partial"] = job.partial

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downloadd.urls import redact
+from downloadd.urls import host_of, redact
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,18 @@ def test_no_secret_is_shown(user: str, password: str, value: str, fragment: str)
     """Whatever stands for user, password, query value or fragment is gone."""
     url = f"https://{user}:{password}@h.example/path?key={value}&{value}#{fragment}"
     assert redact(url) == "https://h.example/path?key=***&***"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/a", "http://h:80/b", "HTTP://user@H./c", "http://h.:80"],
+)
+def test_a_host_has_one_name(url: str) -> None:
+    """However it is spelled, the bound on requests to one host counts it as one."""
+    assert host_of(url) == "h:80"
+
+
+def test_what_is_no_url_has_no_host() -> None:
+    """Whoever fetches it says what is wrong with it."""
+    assert host_of("http://[::1/a") == ""
+    assert host_of("http://h:99999/a") == "h:99999"

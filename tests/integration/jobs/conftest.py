@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from downloadd.jobs.estimate import Lanes
+from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.pool import Pool
 from downloadd.model import FileEntry, Job, JobStatus, Options, Source
 from downloadd.network.fetch import HttpSource
@@ -119,10 +121,15 @@ class Rig:
             def make_run(claim: Claim) -> JobRun:
                 return JobRun(services, claim.job, claim.checkpoint, namespace=claim.namespace)
 
+            lanes = Lanes(per_job=services.per_job, per_host=32)
+            book = await stack.enter_async_context(
+                PaceBook(state.pace, clock, lanes=lanes, concurrency=concurrency)
+            )
             pool = Pool(
                 store=state.jobs,
                 clock=clock,
                 metrics=metrics,
+                book=book,
                 make_run=make_run,
                 concurrency=concurrency,
                 lease=self.lease,

@@ -59,6 +59,7 @@ def service(rig: Rig, worker: Worker) -> JobService:
         objects=objects,
         feed=worker.state.feed,
         clock=SystemClock(),
+        book=worker.pool._book,
         queue_limit=100,
         dedupe_window=0,
         archive_ttl=86400,

@@ -9,6 +9,8 @@ from typing import Any, cast
 import pytest
 
 from downloadd.errors import JobConflict, JobExpired, JobNotFound
+from downloadd.jobs.estimate import Lanes
+from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.service import JobRequest, JobService
 from downloadd.model import (
     Archive,
@@ -20,7 +22,8 @@ from downloadd.model import (
     Source,
     terminal_event,
 )
-from downloadd.ports import Created, Deduplication, SystemClock
+from downloadd.ports import Created, Deduplication, SystemClock, Turn
+from tests.fakes import FakePace
 
 ARCHIVE = Archive(key="k.zip", size=5, sha256="a" * 64, file_name="order.zip")
 
@@ -38,6 +41,7 @@ class World:
         self.events = events or []
         self.signed = 0
         self.cancelled = False
+        self.pace = FakePace()
         self.dedup: list[Deduplication] = []
 
     async def load(self, job_id: str, *, files: bool = False) -> Job:
@@ -50,7 +54,9 @@ class World:
     async def storage_there(self) -> bool:
         return True
 
-    async def create(self, job: Job, dedup: Deduplication, *, queue_limit: int) -> Created:
+    async def create(
+        self, job: Job, dedup: Deduplication, *, queue_limit: int, turn: Turn | None = None
+    ) -> Created:
         self.dedup.append(dedup)
         return Created(job_id=job.id)
 
@@ -66,11 +72,13 @@ class World:
 
 def service(world: World) -> JobService:
     part = cast("Any", world)
+    lanes = Lanes(per_job=8, per_host=6)
     return JobService(
         store=part,
         objects=part,
         feed=part,
         clock=Clock(),
+        book=PaceBook(world.pace, Clock(), lanes=lanes, concurrency=4),
         queue_limit=5,
         dedupe_window=60.0,
         storage_there=world.storage_there,

@@ -24,7 +24,7 @@ from downloadd.errors import (
 )
 from downloadd.model import FileEntry, Source
 from downloadd.pipeline.fetched import Fetched
-from downloadd.pipeline.fetching import FileFetch, _host
+from downloadd.pipeline.fetching import FileFetch
 from tests.fakes import Answer, Script
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench
@@ -194,15 +194,6 @@ async def test_what_the_caller_says_of_the_size_reserves_nothing(make_bench: Mak
     with pytest.raises(SizeMismatch):
         await fetch(bench, size=1 << 30)
     assert 0 < most <= 16 * MIB
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["http://h/a", "http://h:80/b", "HTTP://user@H./c", "http://h.:80"],
-)
-def test_a_host_has_one_name(url: str) -> None:
-    """However it is spelled, the bound on requests to one host counts it as one."""
-    assert _host(url) == "h:80"
 
 
 async def test_a_file_shorter_than_announced_ends_as_truncated(make_bench: MakeBench) -> None:

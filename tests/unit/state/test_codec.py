@@ -96,6 +96,8 @@ JOBS = st.builds(
     error=maybe(TEXT),
     error_code=maybe(TEXT),
     trace_id=maybe(TEXT),
+    estimated_time=st.none(),
+    work_left=maybe(st.floats(0.001, 1e6)),
     queue_position=st.none(),
     cursor=st.none(),
 )

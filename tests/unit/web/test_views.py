@@ -18,12 +18,13 @@ FILE = FileEntry(index=0, source=Source(url="https://u:p@files.example/a?sig=sec
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    """A new job says little; bytesTotal alone is null until it is known."""
+    """A new job says little; two fields alone are null until they are known."""
     view = job_view(Job(**BASE, queue_position=3, files=(FILE,)))
     assert view["status"] == "queued"
     assert view["queuePosition"] == 3
     assert view["bytesTotal"] is None
-    assert [name for name, value in view.items() if value is None] == ["bytesTotal"]
+    nulls = [name for name, value in view.items() if value is None]
+    assert nulls == ["bytesTotal", "estimatedTimeRemaining"]
     absent = {"stage", "startedAt", "completedAt", "downloadUrl", "error", "files", "partial"}
     assert not absent & set(view)
 
