@@ -247,6 +247,8 @@ class Job(Record):
     #: of when.
     wait: float | None = None
     wait_at: float | None = None
+    #: Who is told of the job's end; may hold secrets.
+    callback_url: str | None = field(default=None, repr=False)
     #: Filled in by the store while the job is queued: 1 is next.
     queue_position: int | None = None
     #: Filled in by the store: id of the last event in the job's stream when it was read.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiohttp import web
 
-from downloadd.app import foundations, work
+from downloadd.app import foundations, webhooks, work
 from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
 from downloadd.config import Settings
 from downloadd.network.guard import AddressGuard
@@ -36,6 +36,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     work.pool,
     work.sweeper,
     work.service,
+    webhooks.webhooks,
     work.streams,
 )
 
@@ -72,6 +73,7 @@ def create_app(
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,
         check_url=app[GUARD].check_url,
+        callbacks=webhooks.can_sign(settings),
     )
     app.cleanup_ctx.extend(RESOURCES)
     app.on_shutdown.append(_end_streams)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from downloadd.cli import options
-from downloadd.config import SETTINGS, Loaded, not_built, trace, value_of
+from downloadd.config import SETTINGS, Loaded, Settings, not_built, trace, value_of
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -54,11 +54,19 @@ def _comment(loaded: Loaded, name: str) -> str | None:
     if (what := not_built(name)) is not None:
         return f"not built yet: {what}"
     if value_of(loaded.settings, name) == value_of(loaded.defaults, name):
-        return None
+        return _signing(loaded.settings) if name == "webhooks.secret" else None
     given = loaded.given.get(name)
     if given is None or given.value == "auto":
         return "because storage.bucket is set"
     return given.name if given.kind == "file" else f"{given.kind}: {given.name}"
+
+
+def _signing(settings: Settings) -> str:
+    """What comes of it that no secret was given."""
+    if settings.state.redis_url:
+        return "callback_url is refused until it is set"
+    path = json.dumps(str(settings.state.webhook_secret_path), ensure_ascii=False)
+    return f"one is made at the start and kept in {path}"
 
 
 def toml(value: object) -> str:

@@ -7,6 +7,7 @@ that end the sentence "it must be …".
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -89,6 +90,27 @@ class Secret(Text):
 
     def show(self, value: str) -> object:
         return MASK if value else ""
+
+
+class SigningSecret(Secret):
+    """A secret of Standard Webhooks 1.0: "whsec_" and the base64 of 24 to 64 bytes."""
+
+    _FORM = re.compile(r"whsec_([A-Za-z0-9+/]+={0,2})")
+
+    def __init__(self) -> None:
+        super().__init__('empty or "whsec_" and the base64 of 24 to 64 bytes')
+
+    def parse(self, value: object) -> str:
+        text = text_of(value)
+        if text == "":
+            return text
+        if not (match := self._FORM.fullmatch(text)):
+            raise Refused(value)
+        encoded = match[1].rstrip("=")
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+        if not 24 <= len(key) <= 64:
+            raise Refused(value)
+        return text
 
 
 class Choice(Setting):

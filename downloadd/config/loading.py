@@ -29,7 +29,6 @@ NOT_BUILT: Mapping[str, str] = {
     "auth.jwt_*": "authentication",
     "auth.roles": "authentication",
     "limits.*": "limiting clients",
-    "webhooks.*": "calling back",
     "telemetry.sentry_dsn": "reporting to Sentry",
     "telemetry.otlp_endpoint": "sending traces",
     "simulation.*": "the simulated delay",

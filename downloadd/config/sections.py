@@ -23,6 +23,7 @@ from downloadd.config.fields import (
     Seconds,
     Secret,
     Several,
+    SigningSecret,
     Size,
     Switch,
     Table,
@@ -76,6 +77,11 @@ class State:
     wait_for_fsync: _Flag = False
     #: Everything that this machine keeps: embedded state, local archives, spool.
     data_dir: Annotated[Path, Folder()]
+
+    @property
+    def webhook_secret_path(self) -> Path:
+        """Where the secret is kept that callbacks are signed with where none is set."""
+        return self.data_dir / "webhooks.secret"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,7 +227,10 @@ class Limits:
 class Webhooks:
     """How callbacks are signed and delivered."""
 
-    secret: _Secret = field(default="", repr=False)
+    #: Empty: with an embedded Valkey, one that is made and kept in ``data_dir``;
+    #: with any other, which servers may share, nobody is called back.
+    secret: Annotated[str, SigningSecret()] = field(default="", repr=False)
+    #: For one call.
     timeout: _TimeOut = 15.0
     #: Waits before each try after the first.
     schedule: Annotated[tuple[float, ...], Several(Seconds(0, 7 * DAY))] = (

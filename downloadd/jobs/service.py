@@ -71,6 +71,8 @@ class JobRequest(Record):
     #: SHA-256 of the canonical body, hex.
     body_hash: str
     trace_id: str | None = None
+    #: Who is to be told of the job's end; may hold secrets.
+    callback_url: str | None = field(default=None, repr=False)
 
 
 class JobService:
@@ -287,6 +289,7 @@ class JobService:
             updated_at=now,
             work_left=work,
             trace_id=request.trace_id,
+            callback_url=request.callback_url,
         )
 
     def _deduplication(self, request: JobRequest) -> Deduplication:

@@ -41,11 +41,11 @@ _TABLE: tuple[tuple[type[Exception], type[SourceError], str], ...] = (
     (aiohttp.ClientConnectorDNSError, SourceUnreachable, "The name {host} cannot be resolved."),
     (aiohttp.ClientConnectorError, SourceUnreachable, "No connection to {host} came about."),
     (aiohttp.ConnectionTimeoutError, SourceUnreachable, "Connecting to {host} took too long."),
-    (aiohttp.ServerTimeoutError, SourceStalled, "The source at {host} sent nothing for too long."),
+    (aiohttp.ServerTimeoutError, SourceStalled, "The {peer} at {host} sent nothing for too long."),
     (
         aiohttp.ServerDisconnectedError,
         SourceUnreachable,
-        "The source at {host} closed the connection without an answer.",
+        "The {peer} at {host} closed the connection without an answer.",
     ),
     (
         aiohttp.ClientConnectionError,
@@ -61,9 +61,9 @@ _TABLE: tuple[tuple[type[Exception], type[SourceError], str], ...] = (
     (
         aiohttp.ClientError,
         SourceProtocolError,
-        "The source at {host} sent an answer that is not proper HTTP.",
+        "The {peer} at {host} sent an answer that is not proper HTTP.",
     ),
-    (TimeoutError, SourceStalled, "The source at {host} took too long to begin its answer."),
+    (TimeoutError, SourceStalled, "The {peer} at {host} took too long to begin its answer."),
     (OSError, SourceUnreachable, "The connection to {host} was lost."),
     (
         ValueError,
@@ -77,13 +77,16 @@ _UNAVAILABLE = frozenset(
 )
 
 
-def translated(exc: Exception, host: str) -> DownloaddError:
-    """Return what ``exc``, one of ``REQUEST_FAULTS``, means; to be raised from it."""
+def translated(exc: Exception, host: str, *, peer: str = "source") -> DownloaddError:
+    """Return what ``exc``, one of ``REQUEST_FAULTS``, means; to be raised from it.
+
+    ``peer`` is what the other side is to us.
+    """
     if isinstance(exc, aiohttp.ClientConnectorError) and isinstance(exc.os_error, DialRefused):
         return exc.os_error.blocked
     for kind, error, message in _TABLE:
         if isinstance(exc, kind):
-            return error(message.format(host=host))
+            return error(message.format(host=host, peer=peer))
     raise exc
 
 

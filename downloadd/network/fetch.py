@@ -285,14 +285,18 @@ def _range_headers(offset: int, validator: str | None) -> dict[str, str]:
 
 
 def _with_basic_auth(own: Mapping[str, str], url: URL) -> dict[str, str]:
-    """Turn the URL's credentials into a header (RFC 7617); one that is given wins."""
+    """Turn the URL's credentials into a header; one that is given wins."""
     if any(name.lower() == "authorization" for name in own):
         return dict(own)
+    return {**own, "Authorization": basic_auth(url)}
+
+
+def basic_auth(url: URL) -> str:
+    """A URL's credentials as ``Authorization`` has them (RFC 7617). ``SourceProtocolError``."""
     try:
-        credentials = aiohttp.encode_basic_auth(url.user or "", url.password or "")
+        return aiohttp.encode_basic_auth(url.user or "", url.password or "")
     except ValueError as exc:
         raise SourceProtocolError("The user name in the URL holds a colon.") from exc
-    return {**own, "Authorization": credentials}
 
 
 def _body(response: _Response, host: str, offset: int, validator: str | None) -> HttpBody:

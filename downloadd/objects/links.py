@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -54,15 +55,9 @@ class LinkSigner:
 def load_secret(path: Path) -> bytes:
     """Return the secret in ``path``, made now, for its owner alone, if there is none.
 
-    Of several processes that start at once, one makes it and all get it.
     ``ConfigError`` where the file cannot be read, made, or is not a secret.
     """
-    try:
-        if not path.exists():
-            _make_secret(path)
-        secret = path.read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"The link secret {path} cannot be used: {exc.strerror}.") from exc
+    secret = kept_secret(path, "link secret", lambda: secrets.token_bytes(_SECRET_BYTES))
     if len(secret) != _SECRET_BYTES:
         raise ConfigError(
             f"The link secret {path} does not have {_SECRET_BYTES} bytes. "
@@ -71,12 +66,26 @@ def load_secret(path: Path) -> bytes:
     return secret
 
 
-def _make_secret(path: Path) -> None:
+def kept_secret(path: Path, what: str, make: Callable[[], bytes]) -> bytes:
+    """Return what is in ``path``; where there is no such file, make it, for its owner alone.
+
+    Of several processes that start at once, one makes it and all get it.
+    ``ConfigError``, which calls it ``what``, where it cannot be read or made.
+    """
+    try:
+        if not path.exists():
+            _write_secret(path, make())
+        return path.read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"The {what} {path} cannot be used: {exc.strerror}.") from exc
+
+
+def _write_secret(path: Path, secret: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_SECRET_BYTES))
+            file.write(secret)
             file.flush()
             os.fsync(file.fileno())
         # A link, unlike a rename, never replaces the one of a quicker process.

@@ -1,7 +1,7 @@
 """The doors through which a job is worked on: what each implementation owes.
 
 ``pipeline/`` talks to ``SourceReader``, ``ObjectStore`` and ``Clock``;
-``jobs/`` talks to ``JobStore`` too. Every error that crosses a door is a
+``jobs/`` talks to ``JobStore``, ``Outbox`` and ``Caller`` too. Every error that crosses a door is a
 ``DownloaddError``; third-party exceptions never do.
 """
 
@@ -10,18 +10,36 @@ from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease,
 from downloadd.ports.objects import Found, ObjectMeta, ObjectStore, Part, PartBody, Stored
 from downloadd.ports.pace import History, PaceStore, Stint, Sums, Transfer
 from downloadd.ports.sources import SourceBody, SourceReader
+from downloadd.ports.webhooks import (
+    Answer,
+    Attempt,
+    Caller,
+    Delivery,
+    DeliveryStatus,
+    Due,
+    Message,
+    Outbox,
+)
 
 __all__ = [
+    "Answer",
+    "Attempt",
+    "Caller",
     "Claim",
     "Clock",
     "Created",
     "Deduplication",
+    "Delivery",
+    "DeliveryStatus",
+    "Due",
     "Found",
     "History",
     "JobStore",
     "Lease",
+    "Message",
     "ObjectMeta",
     "ObjectStore",
+    "Outbox",
     "PaceStore",
     "Part",
     "PartBody",

@@ -1,9 +1,9 @@
 -- End a job that is waiting or under way.
--- KEYS: job, files, events, checkpoint, headers, queue, active
+-- KEYS: job, files, events, checkpoint, headers, queue, active, deliveries, webhooks
 -- ARGV: id, now, operation, statuses it may start from, seconds to keep the job,
 --       control channel, template of a dedupe key
 -- Returns nil | status that forbids it | {snapshot, checkpoint}
-local job, files, events, checkpoint, headers, queue, active = unpack(KEYS)
+local job, files, events, checkpoint, headers, queue, active = unpack(KEYS, 1, 7)
 local id, now, operation, sources = unpack(ARGV, 1, 4)
 local known = redis.call('HMGET', job, 'status', 'operation')
 if not known[1] then return nil end
@@ -22,4 +22,5 @@ append(job, events, 'cancelled', last_event(job, 'cancelled', true))
 free_body(job, ARGV[7], id)
 for _, key in ipairs({ job, files, events }) do redis.call('EXPIRE', key, ARGV[5]) end
 redis.call('PUBLISH', ARGV[6], 'cancel ' .. id)
+send_news(job, files, KEYS[8], KEYS[9], id, 'cancelled', ARGV[6])
 return { snapshot(job, queue, id), kept }

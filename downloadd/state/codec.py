@@ -55,6 +55,7 @@ FIELDS = (
     "cursor",
     "estimated_time",
     "work_left",
+    "callback_url",
 )
 
 #: Rank in the queue: lower is earlier.
@@ -86,6 +87,7 @@ def encode_new(job: Job) -> list[str | float]:
         "bytes_total": job.bytes_total,
         "trace_id": job.trace_id,
         "work_left": job.work_left,
+        "callback_url": job.callback_url,
         "spec": dumps([_encode_source(entry.source) for entry in job.files]),
     }
     return [part for name, value in fields.items() if value is not None for part in (name, value)]
@@ -142,7 +144,7 @@ def decode_job(
     """The job of a script's answer: the values of ``FIELDS``, then the queue position."""
     status, stage, progress, completed, failed, current, fetched, total, updated = values[:9]
     partial, user, options, count, created, started, ended, attempts = values[9:17]
-    archive, link, error, code, trace, cursor, estimate, work = values[17:25]
+    archive, link, error, code, trace, cursor, estimate, work, callback = values[17:26]
     return Job(
         id=job_id,
         user=str(user),
@@ -168,10 +170,11 @@ def decode_job(
         error=_string(error),
         error_code=_string(code),
         trace_id=_string(trace),
-        queue_position=int(values[25]) if len(values) > 25 and values[25] else None,
+        queue_position=int(values[26]) if len(values) > 26 and values[26] else None,
         cursor=_string(cursor),
         estimated_time=int(estimate) if estimate else None,
         work_left=float(work) if work else None,
+        callback_url=_string(callback),
     )
 
 

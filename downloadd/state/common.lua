@@ -69,3 +69,60 @@ local function enqueue(queue, sequence, rank, id)
   local place = redis.call('INCR', sequence)
   redis.call('ZADD', queue, string.format('%.0f', tonumber(rank) * 281474976710656 + place), id)
 end
+
+-- Keep keys for so many seconds yet, where they would go sooner.
+local function keep(names, seconds)
+  for _, key in ipairs(names) do
+    local left = redis.call('TTL', key)
+    if left >= 0 and left < tonumber(seconds) then redis.call('EXPIRE', key, seconds) end
+  end
+end
+
+-- Seconds for which a job is kept beyond the next try to deliver the news of its end.
+local KEPT_FOR_NEWS = 86400
+-- Ends of a job whose deliveries can be looked up.
+local MESSAGES_KEPT = 20
+
+-- The ids of the messages that a job's ends have made, the oldest first.
+local function messages_of(deliveries)
+  local ids = {}
+  for id in string.gmatch(redis.call('HGET', deliveries, 'ids') or '', '%S+') do
+    ids[#ids + 1] = id
+  end
+  return ids
+end
+
+-- Put the news of a job's end into the outbox, where somebody is to be called back.
+local function send_news(job, files, deliveries, webhooks, id, status, control)
+  if (redis.call('HGET', job, 'callback_url') or '') == '' then return end
+  local number = redis.call('HINCRBY', job, 'ends', 1)
+  local message = string.format('msg_%s_%d', (string.gsub(id, '-', '')), number)
+  local ids = messages_of(deliveries)
+  ids[#ids + 1] = message
+  if #ids > MESSAGES_KEPT then
+    local oldest = table.remove(ids, 1)
+    for _, field in ipairs({ ':type', ':status', ':at', ':tries', ':log' }) do
+      redis.call('HDEL', deliveries, oldest .. field)
+    end
+  end
+  redis.call('HSET', deliveries, 'ids', table.concat(ids, ' '), message .. ':tries', 0,
+    message .. ':type', 'download.' .. status, message .. ':status', 'pending',
+    message .. ':at', server_time())
+  redis.call('HDEL', deliveries, 'token')
+  redis.call('ZADD', webhooks, server_time(), id)
+  redis.call('EXPIRE', deliveries, redis.call('TTL', job))
+  keep({ job, files, deliveries }, KEPT_FOR_NEWS)
+  redis.call('PUBLISH', control, 'webhook')
+end
+
+-- A job that is queued once more has not ended: nobody is to hear that it has.
+local function withdraw_news(deliveries, webhooks, id)
+  local ids = messages_of(deliveries)
+  local status = #ids > 0 and ids[#ids] .. ':status'
+  if status and redis.call('HGET', deliveries, status) == 'pending' then
+    redis.call('HSET', deliveries, status, 'superseded')
+    redis.call('HDEL', deliveries, 'token')
+  end
+  redis.call('ZREM', webhooks, id)
+  redis.call('PERSIST', deliveries)
+end

@@ -51,6 +51,7 @@ class Feed:
         self._topics: dict[str, Topic] = {}
         self._wake: Callable[[], None] = _ignore
         self._cancel: Callable[[str], None] = _ignore
+        self._webhook: Callable[[], None] = _ignore
         self._connected = False
         #: Commands to send, and the topics whose subscription they ask for.
         self._outbox: list[bytes] = []
@@ -66,6 +67,10 @@ class Feed:
         not repeated: the job's next ``renew`` or ``save`` says so.
         """
         self._wake, self._cancel = wake, cancel
+
+    def on_webhook(self, call: Callable[[], None]) -> None:
+        """Call ``call()`` when the outbox may hold news; as ``wake`` of ``on_control``."""
+        self._webhook = call
 
     async def watch(self, job_id: str, after: str = "") -> AsyncGenerator[Event]:
         """Yield every event after ``after``, the old and then the new, up to the job's end.
@@ -227,11 +232,14 @@ class Feed:
             loop.call_soon(self._wake)
         elif verb == "cancel":
             loop.call_soon(self._cancel, job_id)
+        elif verb == "webhook":
+            loop.call_soon(self._webhook)
 
     def _confirmed(self, topic: Topic | None) -> None:
         """A subscription holds: what was published before it is in the stream."""
         if topic is None:
             self._control("wake")
+            self._control("webhook")
         elif topic.watchers:
             task = asyncio.create_task(self._fill(topic))
             self._fills.add(task)

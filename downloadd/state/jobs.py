@@ -114,6 +114,8 @@ class RedisJobStore(Work, JobStore):
             keys.headers(job_id),
             keys.queue,
             keys.active,
+            keys.deliveries(job_id),
+            keys.webhooks,
         ]
         args: list[Arg] = [
             job_id,
@@ -149,6 +151,8 @@ class RedisJobStore(Work, JobStore):
             keys.headers(job_id),
             keys.queue,
             keys.sequence,
+            keys.deliveries(job_id),
+            keys.webhooks,
         ]
         args: list[Arg] = [
             job_id,

@@ -26,11 +26,12 @@ class Keys:
         self.installation = f"{prefix}installation"
         #: Sorted set of stored archives, each its job's id and its key: when its time is over.
         self.archives = f"{prefix}archives"
-        #: Channel on which workers hear ``wake`` and ``cancel <job>``.
+        #: Channel on which processes hear ``wake``, ``cancel <job>`` and ``webhook``.
         self.control = f"{prefix}control"
         #: String that is written to see whether writes are taken.
         self.health = f"{prefix}health"
-        #: Sorted set of webhook deliveries that are due.
+        #: Sorted set of jobs whose end is to be told: when the next try is due, or the
+        #: lease of the one under way ends, on the server's clock.
         self.webhooks = f"{prefix}webhooks"
         #: Hash: what all transfers and jobs have taken.
         self.pace = f"{prefix}pace"
@@ -61,6 +62,10 @@ class Keys:
         """String: request headers of the sources, which may be secrets."""
         return f"{self.prefix}job:{job_id}:headers"
 
+    def deliveries(self, job_id: str) -> str:
+        """Hash: what the job's ends are to tell, and how the tries went."""
+        return f"{self.prefix}job:{job_id}:deliveries"
+
     def user_jobs(self, user: str) -> str:
         """Sorted set of a user's jobs by the time they were made."""
         return f"{self.prefix}user:{user}:jobs"
@@ -81,3 +86,7 @@ class Keys:
     def last_claim(self, owner: str) -> str:
         """String: what a process claimed last, in case the answer was lost."""
         return f"{self.prefix}claim:{owner}"
+
+    def last_webhooks(self, owner: str) -> str:
+        """String: the deliveries that a process claimed last, in case the answer was lost."""
+        return f"{self.prefix}claim:{owner}:webhooks"

@@ -71,7 +71,13 @@ class RedisLedger:
 
     async def expired(self, deposit: Deposit, now: float) -> bool:
         keys, job_id = self._keys, deposit.job_id
-        names = [keys.job(job_id), keys.files(job_id), keys.events(job_id), keys.archives]
+        names = [
+            keys.job(job_id),
+            keys.files(job_id),
+            keys.events(job_id),
+            keys.archives,
+            keys.deliveries(job_id),
+        ]
         args: list[Arg] = [archive_member(deposit), deposit.key, now, _MAY_EXPIRE, EXPIRED_TTL]
         return bool(await self._client.run(_EXPIRE, names, args))
 

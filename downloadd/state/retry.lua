@@ -1,9 +1,9 @@
 -- Queue an ended job once more.
--- KEYS: job, files, events, checkpoint, headers, queue, sequence
+-- KEYS: job, files, events, checkpoint, headers, queue, sequence, deliveries, webhooks
 -- ARGV: id, now, operation, statuses it may start from, queue limit, control channel,
 --       template of a dedupe key, seconds for which it counts, seconds of work left or ''
 -- Returns nil | status that forbids it | 'full' | 'forgotten' | {snapshot}
-local job, files, events, checkpoint, headers, queue, sequence = unpack(KEYS)
+local job, files, events, checkpoint, headers, queue, sequence = unpack(KEYS, 1, 7)
 local id, now, operation, sources = unpack(ARGV, 1, 4)
 local known = redis.call('HMGET', job, 'status', 'operation', 'headers', 'rank', 'dedupe')
 if not known[1] then return nil end
@@ -43,6 +43,7 @@ if completed == 0 then redis.call('HSET', job, 'bytes_fetched', 0) end
 redis.call('HDEL', job, 'error', 'error_code', 'completed_at', 'token', 'flight',
   'deaths', 'deaths_at', 'put_backs', 'put_backs_at')
 for _, key in ipairs({ job, files, events, checkpoint, headers }) do redis.call('PERSIST', key) end
+withdraw_news(KEYS[8], KEYS[9], id)
 enqueue(queue, sequence, known[4], id)
 if known[5] then
   redis.call('SET', string.format(ARGV[7], known[5]), id, 'NX', 'EX', ARGV[8])

@@ -13,6 +13,7 @@ from downloadd.state.installation import Installation
 from downloadd.state.jobs import RedisJobStore
 from downloadd.state.keys import Keys
 from downloadd.state.ledger import RedisLedger
+from downloadd.state.outbox import RedisOutbox
 from downloadd.state.pace import RedisPace
 
 
@@ -25,6 +26,7 @@ class State:
     jobs: RedisJobStore
     feed: Feed
     ledger: RedisLedger
+    outbox: RedisOutbox
     pace: RedisPace
 
     async def check(self) -> None:
@@ -81,6 +83,12 @@ async def open_state(
             durable=durable,
             clock=clock,
         )
-        ledger = RedisLedger(client, keys, installation)
-        pace = RedisPace(client, keys, owner=owner)
-        yield State(client=client, keys=keys, jobs=jobs, feed=feed, ledger=ledger, pace=pace)
+        yield State(
+            client=client,
+            keys=keys,
+            jobs=jobs,
+            feed=feed,
+            ledger=RedisLedger(client, keys, installation),
+            outbox=RedisOutbox(client, keys, owner=owner),
+            pace=RedisPace(client, keys, owner=owner),
+        )

@@ -144,6 +144,8 @@ class Work(Scripts):
             keys.headers(job_id),
             keys.active,
             keys.archives,
+            keys.deliveries(job_id),
+            keys.webhooks,
         ]
         failed = end in (JobStatus.FAILED, JobStatus.CANCELLED)
         args: list[Arg] = [
@@ -160,6 +162,7 @@ class Work(Scripts):
             self._retry_window if end is JobStatus.FAILED else 0,
             keys.dedupe("%s") if failed else "",
             *archive_expiry(job, self._archive_ttl),
+            keys.control,
             len(fields),
             *fields,
             *codec.encode_files(files),

@@ -1,12 +1,12 @@
 -- Write a running job's state; at its end, give up the lease.
--- KEYS: job, files, events, checkpoint, headers, active, archives
+-- KEYS: job, files, events, checkpoint, headers, active, archives, deliveries, webhooks
 -- ARGV: id, token, operation, new status or '', statuses it may start from,
 --       event type or '', event data, '1' with checkpoint, checkpoint,
 --       seconds to keep the job, seconds to keep checkpoint and headers,
 --       template of a dedupe key or '', member of archives or '', when its time is over,
---       number of job fields, fields..., files...
+--       control channel, number of job fields, fields..., files...
 -- Returns 'ok' | 'cancelled' | 'lost' | the status that forbids it
-local job, files, events, checkpoint, headers, active, archives = unpack(KEYS)
+local job, files, events, checkpoint, headers, active, archives = unpack(KEYS, 1, 7)
 local id, token, operation, status, sources = unpack(ARGV, 1, 5)
 local known = redis.call('HMGET', job, 'status', 'token', 'operation')
 
@@ -16,8 +16,8 @@ if known[1] == 'cancelled' then return 'cancelled' end
 if not known[1] or known[2] ~= token then return 'lost' end
 if not allowed(sources, known[1]) then return known[1] end
 
-local last = 15 + tonumber(ARGV[15])
-redis.call('HSET', job, 'operation', operation, 'event', ARGV[7], unpack(ARGV, 16, last))
+local last = 16 + tonumber(ARGV[16])
+redis.call('HSET', job, 'operation', operation, 'event', ARGV[7], unpack(ARGV, 17, last))
 -- In pieces: Lua's stack holds some 8,000 values.
 for first = last + 1, #ARGV, 2000 do
   redis.call('HSET', files, unpack(ARGV, first, math.min(first + 1999, #ARGV)))
@@ -36,4 +36,5 @@ if status == 'failed' then
 end
 for _, key in ipairs({ checkpoint, headers }) do redis.call('EXPIRE', key, ARGV[11]) end
 if ARGV[12] ~= '' then free_body(job, ARGV[12], id) end
+send_news(job, files, KEYS[8], KEYS[9], id, status, ARGV[15])
 return 'ok'

@@ -119,6 +119,12 @@ class Metrics:
             ("stage",),
             registry=self.registry,
         )
+        self.webhook_deliveries = Counter(
+            "webhook_deliveries_total",
+            "Tries to tell of a job's end, by how they went.",
+            ("status",),
+            registry=self.registry,
+        )
         # Asked for with every chunk: the lookup by label is done once.
         self._bytes_by_direction = {
             direction: self.download_bytes.labels(direction) for direction in ("in", "out")
@@ -154,6 +160,10 @@ class Metrics:
     def retried(self, stage: str) -> None:
         """Count a try after the first, by what was tried: "fetch", "upload"."""
         self.download_retries.labels(stage).inc()
+
+    def called_back(self, status: str) -> None:
+        """Count a try to deliver a message: "delivered", "failed", "gone", "exhausted", …"""
+        self.webhook_deliveries.labels(status).inc()
 
     def render(self) -> tuple[bytes, str]:
         """Return the exposition text and its media type."""

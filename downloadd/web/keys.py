@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from downloadd.jobs.deliveries import Deliveries
 from downloadd.jobs.service import JobService
 from downloadd.objects.local import LocalStore
 from downloadd.telemetry.metrics import Metrics
@@ -15,6 +16,7 @@ from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
 
 SERVICE: web.AppKey[JobService] = web.AppKey("service", JobService)
+DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries", Deliveries)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)

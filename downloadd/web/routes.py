@@ -8,7 +8,7 @@ from aiohttp import web
 
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web.body import MAX_BODY_BYTES
-from downloadd.web.handlers import events, files, jobs, operations
+from downloadd.web.handlers import deliveries, events, files, jobs, operations
 from downloadd.web.middleware.access import access
 from downloadd.web.middleware.cors import preflight, send_cors_headers
 from downloadd.web.middleware.errors import errors
@@ -33,6 +33,8 @@ ROUTES = (
     web.get(_JOB, jobs.download),
     web.delete(_JOB, jobs.cancel),
     web.post(f"{_JOB}/retry", jobs.retry),
+    web.get(f"{_JOB}/deliveries", deliveries.deliveries),
+    web.post(f"{_JOB}/deliveries/replay", deliveries.replay),
 )
 #: Where archives lie in a folder of this machine, it serves them itself.
 LOCAL_ROUTES = (web.get("/v1/files/{key:.+}", files.archive),)

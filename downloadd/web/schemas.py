@@ -29,6 +29,10 @@ UrlCheck = Callable[[str], object]
 
 _HEX = re.compile(r"[0-9a-fA-F]*")
 _FETCHABLE = "Sources are http and https URLs of public addresses, on the ports allowed here."
+_CALLABLE = (
+    "This address may not be called. Callbacks go to http and https URLs of public "
+    "addresses, on the ports allowed here."
+)
 _NO_OBJECT = "Must be an object."
 _MESSAGES = {"unknown": "Unknown field.", "type": _NO_OBJECT}
 
@@ -40,13 +44,16 @@ class Initiation(Record):
     sources: Sequence[Source]
     options: Options
     dedupe: bool
+    callback_url: str | None
 
 
 class InitiateReader:
     """Turns bodies of initiate into ``Initiation``s; made once, used for every request."""
 
-    def __init__(self, *, max_files: int, check_url: UrlCheck) -> None:
+    def __init__(self, *, max_files: int, check_url: UrlCheck, callbacks: bool = True) -> None:
+        """``callbacks``: whether jobs may have a ``callback_url``."""
         self._schema = _body_schema(max_files, check_url)
+        self._callbacks = callbacks
 
     def read(self, body: Mapping[str, Any]) -> Initiation:
         """Check every rule. ``ValidationError`` names all fields that break one."""
@@ -55,12 +62,13 @@ class InitiateReader:
         except marshmallow.ValidationError as exc:
             raise _invalid(_flatten(exc.messages_dict)) from exc
         sources = _sources(data)
-        _refuse_unsupported(data)
+        _refuse_unsupported(data, callbacks=self._callbacks)
         options = data.get("options", {})
         return Initiation(
             sources=sources,
             options=_options(options),
             dedupe=options.get("dedupe", True),
+            callback_url=data.get("callback_url"),
         )
 
 
@@ -86,7 +94,7 @@ def _body_schema(max_files: int, check_url: UrlCheck) -> Schema:
             "source_urls": Items(url, max_files),
             "files": Items(_strict(file_schema), max_files),
             "options": marshmallow.fields.Nested(_options_schema()),
-            "callback_url": Text(MAX_URL_CHARS, allow_none=True),
+            "callback_url": Text(MAX_URL_CHARS, check=_callback(check_url), allow_none=True),
         },
         name="InitiateSchema",
     )
@@ -126,6 +134,17 @@ def _url_check(check: UrlCheck) -> Callable[[str], str]:
             check(url)
         except DownloaddError as exc:
             raise ValueError(f"{exc.message} {_FETCHABLE}") from exc
+        return url
+
+    return checked
+
+
+def _callback(check: UrlCheck) -> Callable[[str], str]:
+    def checked(url: str) -> str:
+        try:
+            check(url)
+        except DownloaddError as exc:
+            raise ValueError(_CALLABLE) from exc
         return url
 
     return checked
@@ -201,13 +220,14 @@ def _check_unique(ids: Sequence[int | None], path: str) -> None:
         raise _invalid(twice)
 
 
-def _refuse_unsupported(data: Mapping[str, Any]) -> None:
+def _refuse_unsupported(data: Mapping[str, Any], *, callbacks: bool) -> None:
     if data.get("options", {}).get("watermark"):
         raise _unsupported("options.watermark", "Watermarks are not built yet: leave it false.")
-    if data.get("callback_url") is not None:
+    if data.get("callback_url") is not None and not callbacks:
         raise _unsupported(
             "callback_url",
-            "Webhooks are not built yet: subscribe to the job's events or ask for its status.",
+            "This server calls nobody back: it has no secret to sign with (webhooks.secret). "
+            "Subscribe to the job's events or ask for its status.",
         )
 
 

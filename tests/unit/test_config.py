@@ -407,6 +407,11 @@ class TestRefusals:
         ("name", "value"),
         [
             ("SERVER_HOST", "two words"),
+            ("WEBHOOKS_SECRET", "c2VjcmV0IHNlY3JldCBzZWNyZXQgc2VjcmV0"),
+            ("WEBHOOKS_SECRET", "whsec_c2VjcmV0"),
+            ("WEBHOOKS_SECRET", f"whsec_{'A' * 33}"),
+            ("WEBHOOKS_SECRET", f"whsec_{'A' * 88}"),
+            ("WEBHOOKS_SECRET", f"whsec_{'A' * 31}!"),
             ("SERVER_HOST", "a..b"),
             ("SERVER_HOST", "a" * 64),
             ("SERVER_HOST", "300.1.1.1"),
@@ -543,7 +548,6 @@ class TestNotBuilt:
             '[auth]\njwt_issuer = "me"',
             "[limits]\nrequests_per_minute = 5",
             "[limits.quotas]\nuser = { jobs_per_day = 1, bytes_per_day = '1 GiB' }",
-            '[webhooks]\nsecret = "whsec_abc"',
             '[telemetry]\notlp_endpoint = "http://h:4318"',
             "[simulation]\nenabled = true",
             "[server]\nrequest_timeout = 5",
@@ -610,6 +614,21 @@ class TestCheckConfig:
         assert "hunter2" not in shown
         assert f"redis://{MASK}@redis:6379/0?password={MASK}&socket_timeout=3" in shown
         assert "hunter2" not in repr(loaded.settings)
+
+    def test_says_what_callbacks_are_signed_with(self, tmp_path: Path) -> None:
+        """Where no secret is set it says what comes of that; one that is set is masked."""
+
+        def shown(**environ: str) -> str:
+            environ["DOWNLOADD_STATE_DATA_DIR"] = str(tmp_path)
+            (line,) = [it for it in lines(trace(environ=environ)) if it.startswith("secret = ")]
+            return line
+
+        kept = tmp_path / "webhooks.secret"
+        assert shown() == f'secret = ""  # one is made at the start and kept in "{kept}"'
+        refused = 'secret = ""  # callback_url is refused until it is set'
+        assert shown(REDIS_URL="redis://h") == refused
+        for secret in (f"whsec_{'A' * 32}", f"whsec_{'A' * 43}", f"whsec_{'A' * 43}="):
+            assert shown(DOWNLOADD_WEBHOOKS_SECRET=secret).startswith(f'secret = "{MASK}"')
 
     def test_exit_status(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The command ends with 0, or with 2 and one line on standard error."""

@@ -55,6 +55,7 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "botocore": frozenset({"objects"}),
     "aiohttp": frozenset({"network", "objects", "web", "app", "cli"}),
     "aiohttp_sse": frozenset({"web"}),
+    "standardwebhooks": frozenset({"network"}),
     "marshmallow": frozenset({"config", "web"}),
     "prometheus_client": frozenset({"telemetry", "web"}),
     "opentelemetry": frozenset({"telemetry"}),

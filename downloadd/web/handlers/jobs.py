@@ -33,6 +33,7 @@ async def initiate(request: web.Request) -> web.Response:
             idempotency_key=_idempotency_key(request),
             body_hash=canonical_hash(body),
             trace_id=trace_id(request.headers.get("traceparent")),
+            callback_url=wanted.callback_url,
         ),
     )
     view = job_view(job)

@@ -98,6 +98,7 @@ JOBS = st.builds(
     trace_id=maybe(TEXT),
     estimated_time=st.none(),
     work_left=maybe(st.floats(0.001, 1e6)),
+    callback_url=maybe(TEXT),
     queue_position=st.none(),
     cursor=st.none(),
 )

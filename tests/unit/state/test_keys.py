@@ -12,10 +12,10 @@ def test_every_key_is_in_one_slot() -> None:
     keys = Keys()
     names = [keys.queue, keys.active, keys.sequence, keys.control, keys.health, keys.webhooks]
     names += [keys.installation, keys.archives]
-    makers = (keys.job, keys.files, keys.events, keys.checkpoint, keys.headers)
+    makers = (keys.job, keys.files, keys.events, keys.checkpoint, keys.headers, keys.deliveries)
     names += [make("{other}") for make in makers]
     names += [make("x") for make in (keys.user_jobs, keys.dedupe, keys.idempotency)]
-    names.append(keys.last_claim("x"))
+    names += [keys.last_claim("x"), keys.last_webhooks("x")]
     assert all(name.startswith("{downloadd}:") for name in names)
     assert len(set(names)) == len(names)
 

@@ -136,7 +136,6 @@ def test_each_broken_rule_names_its_field(
     ("body", "field"),
     [
         (options(watermark=True), "options.watermark"),
-        ({"source_urls": [URL], "callback_url": "https://app.example/hook"}, "callback_url"),
         ({"file_ids": [70000]}, "file_ids"),
         ({"file_id": 70000}, "file_id"),
     ],
@@ -148,6 +147,15 @@ def test_what_is_not_built_is_refused_by_name(
     with pytest.raises(UnsupportedOption) as caught:
         reader.read(body)
     assert list(caught.value.details) == [field]
+
+
+def test_callbacks_can_be_off() -> None:
+    """A server that cannot sign takes no callback_url, and says so; null is none."""
+    reader = InitiateReader(max_files=5, check_url=lambda url: url, callbacks=False)
+    with pytest.raises(UnsupportedOption) as caught:
+        reader.read({"source_urls": [URL], "callback_url": "https://app.example/hook"})
+    assert list(caught.value.details) == ["callback_url"]
+    assert reader.read({"source_urls": [URL], "callback_url": None}).callback_url is None
 
 
 def test_metadata_has_a_depth_that_ends(reader: InitiateReader) -> None:
@@ -221,7 +229,8 @@ def test_options_are_taken_over(reader: InitiateReader) -> None:
         priority="high",
         dedupe=False,
     )
-    read = reader.read({**body, "callback_url": None})
+    read = reader.read({**body, "callback_url": "https://app.example/hook"})
+    assert read.callback_url == "https://app.example/hook"
     assert read.options == Options(
         compress=False,
         on_error=OnError.SKIP,
