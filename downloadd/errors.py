@@ -12,7 +12,8 @@
     │   ├── IdempotencyConflict  the key was used with another body
     │   ├── LinkInvalid          a signed link is forged or past its time
     │   ├── QueueFull            (transient)
-    │   └── ServerStopping       (transient) this process takes no more jobs
+    │   ├── ServerStopping       (transient) this process takes no more jobs
+    │   └── AnswerTimeout        (transient) the answer took too long
     ├── FileError                one file cannot be had; others may
     │   ├── SourceError
     │   │   ├── AddressBlocked       the address may not be dialled
@@ -134,6 +135,11 @@ class ServerStopping(RequestError):
     """The process is going away; another one, or the next, takes the job."""
 
     code = "server_stopping"
+    transient = True
+
+
+class AnswerTimeout(RequestError):
+    code = "answer_timeout"
     transient = True
 
 

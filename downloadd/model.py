@@ -64,6 +64,16 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class Form(StrEnum):
+    """How a job was asked for, by which it answers (SPEC §6)."""
+
+    CANONICAL = "canonical"
+    #: Through ``/v1/export``.
+    EXPORT = "export"
+    #: By the id of its one file.
+    FILE = "file"
+
+
 class EventType(StrEnum):
     STATUS = "status"
     PROGRESS = "progress"
@@ -206,6 +216,9 @@ class Job(Record):
     #: UUID v4.
     id: str
     user: str = "anonymous"
+    form: Form = Form.CANONICAL
+    #: Of a job in the form FILE.
+    file_id: int | None = None
     options: Options = field(default_factory=Options)
     #: Empty where a job was loaded without its files; ``total_files`` counts them.
     files: tuple[FileEntry, ...] = ()

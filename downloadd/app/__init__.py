@@ -57,6 +57,7 @@ def create_app(
     app = make_application(
         metrics=metrics,
         cors_origins=settings.server.cors_origins,
+        request_timeout=settings.server.request_timeout,
         local_files=settings.storage.kind == "local",
     )
     site = Site(
@@ -69,6 +70,9 @@ def create_app(
     app[GUARD] = _guard(site)
     app[keys.METRICS] = metrics
     app[keys.LIFECYCLE] = Lifecycle()
+    app[keys.CORS_ORIGINS] = settings.server.cors_origins
+    app[keys.REQUEST_TIMEOUT] = settings.server.request_timeout
+    app[keys.BUCKET] = settings.storage.bucket or "archives"
     app[keys.STREAMS] = Streams(metrics.active_sse_connections)
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,
@@ -82,7 +86,7 @@ def create_app(
 
 def begin_drain(app: web.Application) -> None:
     """Tell balancers and streams that this process goes away; requests are still answered."""
-    app[keys.LIFECYCLE].draining = True
+    app[keys.LIFECYCLE].begin_drain()
     app[keys.STREAMS].end_all()
 
 

@@ -22,7 +22,6 @@ from downloadd.errors import ConfigError
 #: the start, so that nobody believes in a protection that is not there.
 #: Whoever builds one deletes its row.
 NOT_BUILT: Mapping[str, str] = {
-    "server.request_timeout": "limiting the time of a request",
     "server.trusted_proxies": "reading X-Forwarded-For",
     "auth.mode": "authentication",
     "auth.api_keys_file": "authentication",

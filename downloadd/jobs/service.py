@@ -28,6 +28,7 @@ from downloadd.model import (
     Event,
     FileEntry,
     FileStatus,
+    Form,
     Job,
     JobStatus,
     Link,
@@ -61,6 +62,7 @@ class JobRequest(Record):
     """A job that somebody asks for."""
 
     user: str = "anonymous"
+    form: Form = Form.CANONICAL
     sources: Sequence[Source]
     options: Options = field(default_factory=Options)
     #: Whether an earlier job with the same body may be given instead, where
@@ -279,6 +281,8 @@ class JobService:
         return Job(
             id=str(uuid.uuid4()),
             user=request.user,
+            form=request.form,
+            file_id=request.sources[0].file_id if request.form is Form.FILE else None,
             options=request.options,
             files=tuple(
                 FileEntry(index=index, source=source)

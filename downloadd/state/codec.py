@@ -17,6 +17,7 @@ from downloadd.model import (
     EventType,
     FileEntry,
     FileStatus,
+    Form,
     Job,
     JobStatus,
     Link,
@@ -56,6 +57,8 @@ FIELDS = (
     "estimated_time",
     "work_left",
     "callback_url",
+    "form",
+    "file_id",
 )
 
 #: Rank in the queue: lower is earlier.
@@ -88,6 +91,8 @@ def encode_new(job: Job) -> list[str | float]:
         "trace_id": job.trace_id,
         "work_left": job.work_left,
         "callback_url": job.callback_url,
+        "form": None if job.form is Form.CANONICAL else job.form.value,
+        "file_id": job.file_id,
         "spec": dumps([_encode_source(entry.source) for entry in job.files]),
     }
     return [part for name, value in fields.items() if value is not None for part in (name, value)]
@@ -142,40 +147,49 @@ def decode_job(
     files: tuple[FileEntry, ...] = (),
 ) -> Job:
     """The job of a script's answer: the values of ``FIELDS``, then the queue position."""
-    status, stage, progress, completed, failed, current, fetched, total, updated = values[:9]
-    partial, user, options, count, created, started, ended, attempts = values[9:17]
-    archive, link, error, code, trace, cursor, estimate, work, callback = values[17:26]
+    at = dict(zip(FIELDS, values, strict=False))
+    place = values[len(FIELDS)] if len(values) > len(FIELDS) else None
     return Job(
         id=job_id,
-        user=str(user),
-        options=_decode_options(options),
+        user=str(at["user"]),
+        form=Form(str(at["form"])) if at["form"] else Form.CANONICAL,
+        file_id=_whole(at["file_id"]),
+        options=_decode_options(at["options"]),
         files=files,
-        total_files=int(count or 0),
-        status=JobStatus(str(status)),
-        stage=Stage(str(stage)) if stage else None,
-        progress=int(progress or 0),
-        files_completed=int(completed or 0),
-        files_failed=int(failed or 0),
-        current_file=_string(current),
-        bytes_fetched=int(fetched or 0),
-        bytes_total=int(total) if total else None,
-        created_at=float(created or 0),
-        updated_at=float(updated or 0),
-        started_at=float(started) if started else None,
-        completed_at=float(ended) if ended else None,
-        attempts=int(attempts or 0),
-        archive=_decode_archive(archive),
-        link=_decode_link(link),
-        partial=bool(partial),
-        error=_string(error),
-        error_code=_string(code),
-        trace_id=_string(trace),
-        queue_position=int(values[26]) if len(values) > 26 and values[26] else None,
-        cursor=_string(cursor),
-        estimated_time=int(estimate) if estimate else None,
-        work_left=float(work) if work else None,
-        callback_url=_string(callback),
+        total_files=_whole(at["total_files"]) or 0,
+        status=JobStatus(str(at["status"])),
+        stage=Stage(str(at["stage"])) if at["stage"] else None,
+        progress=_whole(at["progress"]) or 0,
+        files_completed=_whole(at["files_completed"]) or 0,
+        files_failed=_whole(at["files_failed"]) or 0,
+        current_file=_string(at["current_file"]),
+        bytes_fetched=_whole(at["bytes_fetched"]) or 0,
+        bytes_total=_whole(at["bytes_total"]),
+        created_at=_number(at["created_at"]) or 0.0,
+        updated_at=_number(at["updated_at"]) or 0.0,
+        started_at=_number(at["started_at"]),
+        completed_at=_number(at["completed_at"]),
+        attempts=_whole(at["attempts"]) or 0,
+        archive=_decode_archive(at["archive"]),
+        link=_decode_link(at["link"]),
+        partial=bool(at["partial"]),
+        error=_string(at["error"]),
+        error_code=_string(at["error_code"]),
+        trace_id=_string(at["trace_id"]),
+        queue_position=_whole(place),
+        cursor=_string(at["cursor"]),
+        estimated_time=_whole(at["estimated_time"]),
+        work_left=_number(at["work_left"]),
+        callback_url=_string(at["callback_url"]),
     )
+
+
+def _whole(value: str | int | None) -> int | None:
+    return int(value) if value else None
+
+
+def _number(value: str | int | None) -> float | None:
+    return float(value) if value else None
 
 
 def _string(value: str | int | None) -> str | None:

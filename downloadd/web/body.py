@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Never
 
 from aiohttp import web
@@ -18,12 +19,18 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 BODY_TIMEOUT_SECONDS = 30.0
 
 
-async def json_object(request: web.Request) -> dict[str, Any]:
+#: What clients call a string, and what aiohttp calls a body of no type.
+_PLAIN = ("text/plain", "application/octet-stream")
+
+
+async def json_object(request: web.Request, *, plain: bool = False) -> dict[str, Any]:
     """Read the request's body, which must be a JSON object in UTF-8 (RFC 8259).
 
+    ``plain``: it may say that it is plain text, or nothing.
     Raises ``ValidationError``, and aiohttp's 408, 413 and 415.
     """
-    if request.content_type != "application/json" or not _is_utf8(request.charset):
+    types = ("application/json", *(_PLAIN if plain else ()))
+    if request.content_type not in types or not _is_utf8(request.charset):
         raise web.HTTPUnsupportedMediaType(
             text="Send the body as Content-Type: application/json, in UTF-8.",
         )
@@ -71,7 +78,7 @@ def decode(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def canonical_hash(value: dict[str, Any]) -> str:
+def canonical_hash(value: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a JSON object whatever its spacing and the order of its names."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

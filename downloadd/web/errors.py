@@ -26,6 +26,7 @@ STATUSES: Mapping[type[errors.DownloaddError], HTTPStatus] = {
     errors.LinkInvalid: HTTPStatus.FORBIDDEN,
     errors.ObjectMissing: HTTPStatus.NOT_FOUND,
     errors.QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.AnswerTimeout: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ServerStopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StateUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorageUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from aiohttp import web
 
@@ -22,6 +22,12 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
 STREAMS: web.AppKey[Streams] = web.AppKey("streams", Streams)
 INITIATE: web.AppKey[InitiateReader] = web.AppKey("initiate", InitiateReader)
+#: Origins whose pages may read answers.
+CORS_ORIGINS: web.AppKey[Collection[str]] = web.AppKey("cors_origins")
+#: Seconds that an answer may take.
+REQUEST_TIMEOUT: web.AppKey[float] = web.AppKey("request_timeout", float)
+#: What the place is called where archives lie.
+BUCKET: web.AppKey[str] = web.AppKey("bucket", str)
 #: Only there where archives lie in a folder of this machine.
 LOCAL_STORE: web.AppKey[LocalStore] = web.AppKey("local_store", LocalStore)
 #: How many jobs wait, in all processes.

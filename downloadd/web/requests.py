@@ -7,6 +7,7 @@ import re
 from aiohttp import web
 
 from downloadd.errors import ValidationError
+from downloadd.web.views import Case
 
 #: The caller's ``X-Request-ID`` when it is sane, else ours.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -32,3 +33,16 @@ def flag_of(request: web.Request, name: str) -> bool:
     if value not in _TRUE:
         raise ValidationError(f"{name} is neither true nor false.", {name: ["true or false."]})
     return _TRUE[value]
+
+
+def case_of(request: web.Request) -> Case | None:
+    """How the caller wants names to be written (``?case=``); None: as the job was asked for."""
+    value = request.query.get("case")
+    if value is None:
+        return None
+    try:
+        return Case(value)
+    except ValueError as exc:
+        raise ValidationError(
+            "case is neither camel nor snake.", {"case": ["camel or snake."]}
+        ) from exc

@@ -8,15 +8,20 @@ from aiohttp import web
 
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web.body import MAX_BODY_BYTES
-from downloadd.web.handlers import deliveries, events, files, jobs, operations
+from downloadd.web.handlers import deliveries, events, files, jobs, making, managed, operations
 from downloadd.web.middleware.access import access
 from downloadd.web.middleware.cors import preflight, send_cors_headers
 from downloadd.web.middleware.errors import errors
 from downloadd.web.middleware.request_id import request_id, send_request_id
 from downloadd.web.middleware.security import send_security_headers
+from downloadd.web.middleware.timeout import timeout
+from downloadd.web.naming import EXPORT, FOUR
+from downloadd.web.views import Case
 
-#: A job's id, or what a client takes for one; ``initiate`` has methods of its own.
-_JOB = "/v1/download/{job_id:(?!initiate$)[^{}/]+}"
+#: A job's id, or what a client takes for one; these calls have methods of their own.
+_JOB = "/v1/download/{job_id:(?!(?:initiate|start)$)[^{}/]+}"
+_EXPORT = "/v1/export/{job_id}"
+_MANAGED = "/v1/download/job/{job_id}"
 
 ROUTES = (
     web.get("/", operations.home),
@@ -24,17 +29,25 @@ ROUTES = (
     web.get("/health/live", operations.live),
     web.get("/health/ready", operations.ready),
     web.get("/metrics", operations.metrics),
-    web.post("/v1/download/initiate", jobs.initiate),
-    web.get("/v1/download/status/{job_id}", jobs.status),
-    web.get("/v1/download/subscribe/{job_id}", events.subscribe, allow_head=False),
-    web.get("/v1/download/stream/{job_id}", events.subscribe, allow_head=False),
-    web.get("/v1/download/result/{job_id}", jobs.result),
+    web.post("/v1/download/initiate", making.initiate),
+    web.post("/v1/download/start", making.start),
+    web.post("/v1/export", making.export),
+    web.get("/v1/download/status/{job_id}", jobs.status()),
+    web.get("/v1/download/subscribe/{job_id}", events.subscribe(), allow_head=False),
+    web.get("/v1/download/stream/{job_id}", events.subscribe(FOUR), allow_head=False),
+    web.get("/v1/download/result/{job_id}", jobs.result()),
+    web.get(_EXPORT, jobs.status(usual=Case.CAMEL)),
+    web.get(f"{_EXPORT}/progress", events.subscribe(EXPORT), allow_head=False),
+    web.get(f"{_EXPORT}/download", jobs.result(usual=Case.CAMEL)),
+    web.get(_MANAGED, managed.status),
+    web.post(f"{_MANAGED}/retry", managed.retry),
+    web.get(f"{_MANAGED}/download-url", managed.download_url),
     web.delete("/v1/download/cancel/{job_id}", jobs.cancel),
     web.get(_JOB, jobs.download),
     web.delete(_JOB, jobs.cancel),
-    web.post(f"{_JOB}/retry", jobs.retry),
     web.get(f"{_JOB}/deliveries", deliveries.deliveries),
     web.post(f"{_JOB}/deliveries/replay", deliveries.replay),
+    web.post(f"{_JOB}/retry", jobs.retry()),
 )
 #: Where archives lie in a folder of this machine, it serves them itself.
 LOCAL_ROUTES = (web.get("/v1/files/{key:.+}", files.archive),)
@@ -44,11 +57,15 @@ def make_application(
     *,
     metrics: Metrics,
     cors_origins: Collection[str],
+    request_timeout: float,
     local_files: bool,
 ) -> web.Application:
-    """An application with routes and middleware, without the resources that they use."""
+    """An application with routes and middleware, without the resources that they use.
+
+    ``request_timeout`` is in seconds.
+    """
     app = web.Application(
-        middlewares=[request_id, access(metrics), preflight, errors],
+        middlewares=[request_id, access(metrics), preflight, errors, timeout(request_timeout)],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(send_request_id)

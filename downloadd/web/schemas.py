@@ -45,6 +45,8 @@ class Initiation(Record):
     options: Options
     dedupe: bool
     callback_url: str | None
+    #: The job is asked for by the id of its one file.
+    by_file_id: bool
 
 
 class InitiateReader:
@@ -69,6 +71,7 @@ class InitiateReader:
             options=_options(options),
             dedupe=options.get("dedupe", True),
             callback_url=data.get("callback_url"),
+            by_file_id="file_id" in data,
         )
 
 

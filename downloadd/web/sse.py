@@ -22,6 +22,7 @@ from prometheus_client import Gauge
 
 from downloadd.errors import DownloaddError
 from downloadd.model import Event
+from downloadd.web.naming import CANONICAL, Names
 
 #: How long a stream may last; the client reconnects and loses nothing.
 LIMIT_SECONDS = 600.0
@@ -56,9 +57,11 @@ class Streams:
         self._limit = limit
         self._ping = ping
         self._open: dict[asyncio.Timeout, web.Request] = {}
-        self._last: tuple[Event | None, bytes] = (None, b"")
+        self._last: tuple[Event | None, Names, bytes] = (None, CANONICAL, b"")
 
-    async def run(self, request: web.Request, events: AsyncGenerator[Event]) -> web.StreamResponse:
+    async def run(
+        self, request: web.Request, events: AsyncGenerator[Event], names: Names
+    ) -> web.StreamResponse:
         """Answer a request with events until the last one, or until something ends it early.
 
         An early end is no error: the client's next ``Last-Event-ID`` goes on
@@ -76,7 +79,7 @@ class Streams:
         try:
             async with aclosing(events), limit:
                 self._open[limit] = request
-                await self._write_all(request, response, events)
+                await self._write_all(request, response, events, names)
         except (ConnectionError, TimeoutError):
             # The client is gone or stalled; or the limit, reached or set to now.
             pass
@@ -93,19 +96,20 @@ class Streams:
         request: web.Request,
         response: EventSourceResponse,
         events: AsyncGenerator[Event],
+        names: Names,
     ) -> None:
         await response.prepare(request)
         async with response:
             await response.write(_RETRY)
             async for event in events:
-                await response.write(self._encoded(event))
+                await response.write(self._encoded(event, names))
 
-    def _encoded(self, event: Event) -> bytes:
+    def _encoded(self, event: Event, names: Names) -> bytes:
         # Subscribers of one job are woken one after the other with the same
         # event: it is formatted for the first of them.
-        if self._last[0] is not event:
-            self._last = (event, encode(event))
-        return self._last[1]
+        if self._last[0] is not event or self._last[1] is not names:
+            self._last = (event, names, encode(event, names))
+        return self._last[2]
 
     def end_all(self) -> None:
         """End every stream, soon and in order."""
@@ -137,11 +141,11 @@ def _abort_if_stalled(request: web.Request) -> None:
         transport.abort()
 
 
-def encode(event: Event) -> bytes:
+def encode(event: Event, names: Names = CANONICAL) -> bytes:
     """One event as it goes over the wire; JSON has no line breaks to take care of."""
     data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
     place = f"id: {event.id}\r\n" if event.id is not None else ""
-    return f"{place}event: {event.type}\r\ndata: {data}\r\n\r\n".encode()
+    return f"{place}event: {names.get(event.type, event.type)}\r\ndata: {data}\r\n\r\n".encode()
 
 
 def last_event_id(request: web.Request, cursor: str | None) -> str | None:

@@ -1,12 +1,17 @@
-"""A job as clients see it: the canonical resource (SPEC §2). One job, several shapes."""
+"""A job as clients see it: the canonical resource (SPEC §2) and its other shapes (§6)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from downloadd.model import Archive, FileEntry, FileStatus, Job, JobStatus, Link, iso8601
+from downloadd.model import Archive, FileEntry, FileStatus, Form, Job, JobStatus, Link, iso8601
 from downloadd.urls import redact
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -20,6 +25,37 @@ def dumps(value: Any) -> str:
 def etag(body: bytes) -> str:
     """A strong validator of exactly these bytes (RFC 9110 §8.8.3), without quotes."""
     return hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+class Case(StrEnum):
+    """How the names in an answer are written."""
+
+    CAMEL = "camel"
+    SNAKE = "snake"
+
+
+_HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
+
+
+@cache
+def _snake_name(name: str) -> str:
+    return _HUMP.sub(lambda hump: f"_{hump[0].lower()}", name)
+
+
+def _snake(view: Any) -> Any:
+    if isinstance(view, list):
+        return [_snake(item) for item in view]
+    if isinstance(view, dict):
+        return {_snake_name(name): _snake(value) for name, value in view.items()}
+    return view
+
+
+def in_case(view: dict[str, Any], job: Job, case: Case | None = None) -> dict[str, Any]:
+    """A view of a job in the case asked for, else in the one that the job was asked for in."""
+    if case is None:
+        case = Case.SNAKE if job.form is Form.FILE else Case.CAMEL
+    named: dict[str, Any] = _snake(view) if case is Case.SNAKE else view
+    return named
 
 
 def job_paths(job_id: str) -> dict[str, str]:
@@ -65,6 +101,7 @@ def job_view(job: Job, *, files: bool = False) -> dict[str, Any]:
         "error": job.error,
         "errorCode": job.error_code,
         "traceId": job.trace_id,
+        "fileId": job.file_id,
     }
     view |= {name: value for name, value in known.items() if value is not None}
     if not job.status.ended:
@@ -118,6 +155,91 @@ def result_view(job: Job, archive: Archive, link: Link) -> dict[str, Any]:
         "fileSize": archive.size,
         "fileName": archive.file_name,
         "sha256": archive.sha256,
+    }
+
+
+# --- the form of seeds/004 ---------------------------------------------------------
+
+_MANAGED_STATUS: Mapping[JobStatus, str] = {JobStatus.COMPLETED: "ready"}
+_MANAGED_FILE: Mapping[FileStatus, str] = {FileStatus.FETCHING: FileStatus.PENDING.value}
+
+
+def progress_view(job: Job) -> dict[str, Any]:
+    """How far a job is: files, percents, and milliseconds to go."""
+    remaining = job.remaining
+    return {
+        "current": job.files_completed,
+        "total": job.total_files,
+        "percentage": job.progress,
+        "estimatedTimeRemaining": None if remaining is None else remaining * 1000,
+    }
+
+
+def managed_view(job: Job, *, files: bool = True) -> dict[str, Any]:
+    """The job as its manager polls it; the job must have been loaded with its files."""
+    view: dict[str, Any] = {
+        "jobId": job.id,
+        "status": _MANAGED_STATUS.get(job.status, job.status.value),
+        "progress": progress_view(job),
+        "filesProcessed": [_managed_file(file) for file in job.files] if files else [],
+        "createdAt": iso8601(job.created_at),
+        "updatedAt": iso8601(job.updated_at),
+    }
+    if job.error is not None:
+        view |= {"error": job.error, "errorCode": job.error_code}
+    return view
+
+
+def _managed_file(file: FileEntry) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "file_id": file.source.file_id,
+        "status": _MANAGED_FILE.get(file.status, file.status.value),
+    }
+    return view if file.error is None else view | {"error": file.error}
+
+
+def managed_retry_view(job: Job) -> dict[str, Any]:
+    """What the manager goes on with when a job is queued once more."""
+    return {
+        "jobId": job.id,
+        "status": job.status.value,
+        "message": "The job is queued again.",
+        "progress": progress_view(job),
+    }
+
+
+def managed_link_view(
+    job: Job, archive: Archive, link: Link, *, bucket: str, now: float
+) -> dict[str, Any]:
+    """Where the archive is, and for how many seconds from ``now`` the link works."""
+    return {
+        "jobId": job.id,
+        "downloadUrl": link.url,
+        "expiresIn": max(0, math.floor(link.expires_at - now)),
+        "fileSize": archive.size,
+        "bucket": bucket,
+    }
+
+
+# --- the old synchronous call -------------------------------------------------------
+
+
+def start_view(job: Job, trace_id: str) -> dict[str, Any]:
+    """How a job of one file ended, to the caller who waited for it."""
+    done = job.status is JobStatus.COMPLETED and job.archive is not None
+    milliseconds = _processing_ms(job) or 0
+    message = f"Download ready after {milliseconds / 1000:.1f} seconds"
+    if not done:
+        said = job.error or f"The job was {job.status}."
+        message = f"{said.rstrip('.')} after {milliseconds / 1000:.1f} seconds of processing"
+    return {
+        "file_id": job.file_id,
+        "status": job.status.value,
+        "downloadUrl": job.link.url if done and job.link else None,
+        "size": job.archive.size if done and job.archive else None,
+        "processingTimeMs": milliseconds,
+        "message": message,
+        "traceId": trace_id,
     }
 
 

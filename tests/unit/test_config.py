@@ -550,7 +550,6 @@ class TestNotBuilt:
             "[limits.quotas]\nuser = { jobs_per_day = 1, bytes_per_day = '1 GiB' }",
             '[telemetry]\notlp_endpoint = "http://h:4318"',
             "[simulation]\nenabled = true",
-            "[server]\nrequest_timeout = 5",
             '[fetch]\nsource_url_template = "https://h/{file_id}"',
             '[storage]\nsource_key = "x/{file_id}"',
         ],

@@ -6,10 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from downloadd.jobs.service import JobService
-from downloadd.model import Event, EventType, Job
+from downloadd.model import Event, EventType, Form, Job
 from downloadd.web import keys
+from downloadd.web.middleware.timeout import lift
+from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
 from downloadd.web.requests import ANONYMOUS, job_id_of
 from downloadd.web.sse import last_event_id
 from downloadd.web.views import job_view
@@ -18,8 +21,20 @@ from downloadd.web.views import job_view
 BEGINNING = "0-0"
 
 
-async def subscribe(request: web.Request) -> web.StreamResponse:
-    """``GET /v1/download/subscribe/{jobId}`` and ``GET /v1/download/stream/{jobId}``.
+def subscribe(names: Names | None = None) -> Handler:
+    """Return the handler of an event stream.
+
+    ``names`` are those of its events; None: those that go with how the job was asked for.
+    """
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await _subscribe(request, names)
+
+    return handler
+
+
+async def _subscribe(request: web.Request, names: Names | None) -> web.StreamResponse:
+    """Answer with the job's events.
 
     204, on which an ``EventSource`` stops reconnecting, when the client has
     seen the job's last event. While the server is being stopped a stream has
@@ -39,7 +54,12 @@ async def subscribe(request: web.Request) -> web.StreamResponse:
         if job.status.ended:
             job = await service.get(job.id, ANONYMOUS, files=True)
         events = _from_status(service, job)
-    return await request.app[keys.STREAMS].run(request, events)
+    if names is None:
+        names = EXPORT if job.form is Form.EXPORT else CANONICAL
+    if names is FOUR:
+        events = telling_status(events)
+    lift(request)
+    return await request.app[keys.STREAMS].run(request, events, names)
 
 
 async def _events(*events: Event) -> AsyncGenerator[Event]:

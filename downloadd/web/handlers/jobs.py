@@ -1,83 +1,92 @@
-"""Jobs: make, look up, cancel, retry, and get at the archive."""
+"""Jobs: look up, cancel, retry, and get at the archive, each in the view that its path is for."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
-from downloadd.errors import ServerStopping, ValidationError
-from downloadd.jobs.service import JobRequest
-from downloadd.telemetry.tracing import trace_id
+from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
-from downloadd.web.body import canonical_hash, json_object
-from downloadd.web.requests import ANONYMOUS, flag_of, job_id_of
-from downloadd.web.views import dumps, etag, job_view, result_view
-
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+from downloadd.web.answers import json_answer
+from downloadd.web.requests import ANONYMOUS, case_of, flag_of, job_id_of
+from downloadd.web.views import Case, dumps, etag, in_case, job_paths, job_view, result_view
 
 
-async def initiate(request: web.Request) -> web.Response:
-    """``POST /v1/download/initiate``; 503 while the process is being stopped."""
-    if request.app[keys.LIFECYCLE].draining:
-        raise ServerStopping("This server is being stopped and takes no more jobs. Try again.")
-    body = await json_object(request)
-    wanted = request.app[keys.INITIATE].read(body)
-    job, created = await request.app[keys.SERVICE].make(
-        JobRequest(
-            user=ANONYMOUS,
-            sources=wanted.sources,
-            options=wanted.options,
-            dedupe=wanted.dedupe,
-            idempotency_key=_idempotency_key(request),
-            body_hash=canonical_hash(body),
-            trace_id=trace_id(request.headers.get("traceparent")),
-            callback_url=wanted.callback_url,
-        ),
-    )
-    view = job_view(job)
-    headers = {"Location": view["statusUrl"]}
-    if created.by_key and created.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    if not created.replayed:
-        request.app[keys.METRICS].initiated(ANONYMOUS)
-    return _json(view, headers)
+class JobView(Protocol):
+    """One of the shapes of a job's state."""
+
+    def __call__(self, job: Job, *, files: bool) -> dict[str, Any]: ...
 
 
-async def status(request: web.Request) -> web.Response:
-    """``GET /v1/download/status/{jobId}``; 304 where the client has this answer already."""
-    files = flag_of(request, "files")
-    job_id = job_id_of(request)
-    job = await request.app[keys.SERVICE].get(job_id, ANONYMOUS, files=files)
-    if job.status.ended and not files:
-        job = await request.app[keys.SERVICE].get(job_id, ANONYMOUS, files=True)
-    body = dumps(job_view(job, files=files)).encode()
-    tag = etag(body)
-    # Weak comparison, as RFC 9110 §13.1.2 has it for If-None-Match.
-    known = request.if_none_match or ()
-    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
-    if any(one.value in (tag, "*") for one in known):
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=body, content_type="application/json", headers=headers)
+#: One of the shapes of where an archive is.
+LinkView = Callable[[web.Request, Job, Archive, Link], dict[str, Any]]
+
+
+def canonical_link(_: web.Request, job: Job, archive: Archive, link: Link) -> dict[str, Any]:
+    """The canonical shape of where an archive is."""
+    return result_view(job, archive, link)
+
+
+def status(view: JobView = job_view, *, files: bool = False, usual: Case | None = None) -> Handler:
+    """Return the handler of a state; 304 where the client has this answer already.
+
+    ``files``: the view needs the job's files always. ``usual``: the case of
+    its names; None: the one in which the job was asked for.
+    """
+
+    async def handler(request: web.Request) -> web.Response:
+        whole = files or flag_of(request, "files")
+        case = case_of(request) or usual
+        job_id = job_id_of(request)
+        service = request.app[keys.SERVICE]
+        job = await service.get(job_id, ANONYMOUS, files=whole)
+        if job.status.ended and not whole:
+            job = await service.get(job_id, ANONYMOUS, files=True)
+        body = dumps(in_case(view(job, files=whole), job, case)).encode()
+        tag = etag(body)
+        # Weak comparison, as RFC 9110 §13.1.2 has it for If-None-Match.
+        known = request.if_none_match or ()
+        headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+        if any(one.value in (tag, "*") for one in known):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    return handler
 
 
 async def cancel(request: web.Request) -> web.Response:
     """``DELETE /v1/download/{jobId}`` and ``DELETE /v1/download/cancel/{jobId}``."""
+    case = case_of(request)
     job = await request.app[keys.SERVICE].cancel(job_id_of(request), ANONYMOUS)
-    return _json(job_view(job))
+    return json_answer(in_case(job_view(job), job, case))
 
 
-async def retry(request: web.Request) -> web.Response:
-    """``POST /v1/download/{jobId}/retry``."""
-    view = job_view(await request.app[keys.SERVICE].retry(job_id_of(request), ANONYMOUS))
-    return _json(view, {"Location": view["statusUrl"]})
+def retry(
+    view: Callable[[Job], dict[str, Any]] = job_view, *, usual: Case | None = None
+) -> Handler:
+    """Return the handler that queues a job once more."""
+
+    async def handler(request: web.Request) -> web.Response:
+        case = case_of(request) or usual
+        job = await request.app[keys.SERVICE].retry(job_id_of(request), ANONYMOUS)
+        headers = {"Location": job_paths(job.id)["statusUrl"]}
+        return json_answer(in_case(view(job), job, case), headers)
+
+    return handler
 
 
-async def result(request: web.Request) -> web.Response:
-    """``GET /v1/download/result/{jobId}``."""
-    job, archive, link = await request.app[keys.SERVICE].link(job_id_of(request), ANONYMOUS)
-    return _json(result_view(job, archive, link))
+def result(view: LinkView = canonical_link, *, usual: Case | None = None) -> Handler:
+    """Return the handler that tells where a completed job's archive is."""
+
+    async def handler(request: web.Request) -> web.Response:
+        case = case_of(request) or usual
+        found = await request.app[keys.SERVICE].link(job_id_of(request), ANONYMOUS)
+        return json_answer(in_case(view(request, *found), found[0], case))
+
+    return handler
 
 
 async def download(request: web.Request) -> web.Response:
@@ -87,20 +96,4 @@ async def download(request: web.Request) -> web.Response:
     return web.Response(
         status=302,
         headers={"Location": link.url, "Cache-Control": "private, no-store"},
-    )
-
-
-def _idempotency_key(request: web.Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        problem = "Must have 1 to 255 printable ASCII characters."
-        raise ValidationError(f"Idempotency-Key: {problem}", {"Idempotency-Key": [problem]})
-    return key
-
-
-def _json(view: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
-    return web.json_response(
-        view,
-        dumps=dumps,
-        headers={"Cache-Control": "private, no-store", **(headers or {})},
     )

@@ -124,7 +124,7 @@ async def test_resuming_leaves_no_gap(server: Server) -> None:
     for index, event in enumerate(told[:-1]):
         assert event.id is not None
         assert await all_events(server, job.job_id, Last_Event_ID=event.id) == told[index + 1 :]
-    path = f"/v1/download/stream/{job.job_id}?lastEventId={told[2].id}"
+    path = f"/v1/download/subscribe/{job.job_id}?lastEventId={told[2].id}"
     async with server.client.get(path) as response:
         assert [event async for event in read_events(response)] == told[3:]
 

@@ -1,0 +1,140 @@
+"""New jobs: asked for in one form or another, and waited for or not."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+from aiohttp import web
+
+from downloadd.errors import ServerStopping, ValidationError
+from downloadd.jobs.service import JobRequest, JobService
+from downloadd.model import Form, Job
+from downloadd.ports import Created
+from downloadd.telemetry.tracing import trace_id
+from downloadd.web import keys
+from downloadd.web.answers import POLL_AFTER_SECONDS, json_answer
+from downloadd.web.body import canonical_hash, json_object
+from downloadd.web.handlers.events import BEGINNING
+from downloadd.web.origins import is_welcome
+from downloadd.web.requests import ANONYMOUS, case_of
+from downloadd.web.schemas import Initiation
+from downloadd.web.views import in_case, job_view, start_view
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+#: How much of a request's time the old synchronous call waits: the rest is for its answer.
+_WAIT_SHARE = 5 / 6
+
+
+async def initiate(request: web.Request) -> web.Response:
+    """``POST /v1/download/initiate``; 503 while the process is being stopped."""
+    body, wanted = await _read(request)
+    form = Form.FILE if wanted.by_file_id else Form.CANONICAL
+    return _created(request, *await _make(request, body, wanted, form))
+
+
+async def export(request: web.Request) -> web.Response:
+    """``POST /v1/export``: the same, in another form.
+
+    A page may send it as plain text, as browsers do with a string, if it is
+    one of those that may send JSON.
+    """
+    welcome = is_welcome(request, request.app[keys.CORS_ORIGINS])
+    body, wanted = await _read(request, plain=welcome)
+    return _created(request, *await _make(request, body, wanted, Form.EXPORT))
+
+
+async def start(request: web.Request) -> web.Response:
+    """``POST /v1/download/start``: waits for the end of a job of one file.
+
+    202 with the job where that takes longer than proxies wait, or where the
+    process is being stopped.
+    """
+    case = case_of(request)
+    body, wanted = await _read(request)
+    if not wanted.by_file_id:
+        raise ValidationError("file_id: Give it.", {"file_id": ["Give the id of one file."]})
+    job, created = await _make(request, body, wanted, Form.FILE)
+    await _wait(request, job)
+    job = await request.app[keys.SERVICE].get(job.id, ANONYMOUS)
+    if not job.status.ended:
+        later = _created(request, job, created, status=202)
+        later.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
+        return later
+    view = start_view(job, trace_id(request.headers.get("traceparent")))
+    # Half of its names are in one case and half in the other, as they always were.
+    return json_answer(view if case is None else in_case(view, job, case))
+
+
+async def _wait(request: web.Request, job: Job) -> None:
+    """Wait for the job's end, for a while."""
+    seconds = request.app[keys.REQUEST_TIMEOUT] * _WAIT_SHARE
+    waits = {
+        asyncio.create_task(_followed(request.app[keys.SERVICE], job)),
+        asyncio.create_task(request.app[keys.LIFECYCLE].drained()),
+    }
+    try:
+        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def _followed(service: JobService, job: Job) -> None:
+    async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
+        async for _ in events:
+            pass
+
+
+async def _read(request: web.Request, *, plain: bool = False) -> tuple[dict[str, Any], Initiation]:
+    if request.app[keys.LIFECYCLE].draining:
+        raise ServerStopping("This server is being stopped and takes no more jobs. Try again.")
+    body = await json_object(request, plain=plain)
+    return body, request.app[keys.INITIATE].read(body)
+
+
+async def _make(
+    request: web.Request, body: Mapping[str, Any], wanted: Initiation, form: Form
+) -> tuple[Job, Created]:
+    # Of another form it is another request: its job would answer otherwise.
+    told = body if form is not Form.EXPORT else {"export": body}
+    job, created = await request.app[keys.SERVICE].make(
+        JobRequest(
+            user=ANONYMOUS,
+            form=form,
+            sources=wanted.sources,
+            options=wanted.options,
+            dedupe=wanted.dedupe,
+            idempotency_key=_idempotency_key(request),
+            body_hash=canonical_hash(told),
+            trace_id=trace_id(request.headers.get("traceparent")),
+            callback_url=wanted.callback_url,
+        ),
+    )
+    if not created.replayed:
+        request.app[keys.METRICS].initiated(ANONYMOUS)
+    return job, created
+
+
+def _created(
+    request: web.Request, job: Job, created: Created, *, status: int = 200
+) -> web.Response:
+    view = job_view(job)
+    headers = {"Location": view["statusUrl"]}
+    if created.by_key and created.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return json_answer(in_case(view, job, case_of(request)), headers, status=status)
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        problem = "Must have 1 to 255 printable ASCII characters."
+        raise ValidationError(f"Idempotency-Key: {problem}", {"Idempotency-Key": [problem]})
+    return key
