@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 _HIDDEN = "***"
@@ -10,6 +11,8 @@ _HIDDEN = "***"
 #: Scheme and slashes, then what stands before the path. WHATWG's parsers take
 #: a backslash for a slash.
 _AUTHORITY = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*)([^/\\]*)")
+#: Scheme and authority as ``urlsplit`` takes them.
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Za-z:.%]*\]|[^:\[\]]*)(?::[0-9]*)?")
 
 
@@ -45,8 +48,15 @@ def _hidden(pair: str) -> str:
 
 def host_of(url: str) -> str:
     """Host and port in one spelling: what a source is known by. Never raises."""
+    found = _ORIGIN.match(url)
+    return _host_of(found.group() if found else url)
+
+
+# A job may have 1,000 files of one host.
+@lru_cache(1024)
+def _host_of(origin: str) -> str:
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(origin)
     except ValueError:  # who fetches it says so better
         return ""
     try:

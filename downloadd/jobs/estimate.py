@@ -106,6 +106,18 @@ def makespan(files: Iterable[tuple[str, float | None]], lanes: Lanes) -> float |
     return last
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pace(Record):
+    """What a transfer from one host is expected to be."""
+
+    #: Bytes a second.
+    rate: float | None
+    #: Seconds to the first byte; 0 where nothing is known.
+    latency: float
+    #: Bytes of one file.
+    size: float | None
+
+
 class _Paces:
     """What transfers are expected to take: by history, and by what a job has seen itself."""
 
@@ -114,6 +126,7 @@ class _Paces:
         self._seen: dict[str, Sums] = {}
         self._seen_overall = Sums()
         self._known: dict[str, Sums] = {}
+        self._paces: dict[str, _Pace] = {}
 
     def add(self, transfer: Transfer) -> None:
         sums = Sums.of(transfer)
@@ -127,7 +140,7 @@ class _Paces:
         for sums in flying.values():
             overall = overall.plus(sums)
         overall = _weighing(self._history.overall, _PRIOR_FILES).plus(overall)
-        self._known = {"": overall}
+        self._known, self._paces = {"": overall}, {}
         for host in self._seen.keys() | flying.keys() | self._history.hosts.keys():
             own = self._seen.get(host, Sums()).plus(flying.get(host, Sums()))
             prior = self._history.hosts.get(host)
@@ -137,42 +150,40 @@ class _Paces:
                 known = _weighing(self._history.overall, _STRANGER_FILES)
             self._known[host] = known.plus(own)
 
-    def _sums(self, host: str) -> Sums:
+    def of(self, host: str) -> _Pace:
         if not self._known:
             self.look({})
-        return self._known.get(host, self._known[""])
-
-    def _overall(self) -> Sums:
-        return self._sums("")
-
-    def rate(self, host: str) -> float | None:
-        """Bytes a second of one transfer."""
-        for sums in (self._sums(host), self._overall()):
-            if sums.received > 0 and sums.seconds > 0:
-                return min(max(sums.received / sums.seconds, _SLOWEST), _FASTEST)
-        return None
-
-    def latency(self, host: str) -> float:
-        """Seconds to the first byte; 0 where nothing is known."""
-        for sums in (self._sums(host), self._overall()):
-            if sums.files > 0:
-                return sums.latency / sums.files
-        return 0.0
-
-    def size(self, host: str) -> float | None:
-        """Bytes of one file."""
-        for sums in (self._sums(host), self._overall()):
-            if sums.files > 0:
-                return sums.size / sums.files
-        return None
+        if (pace := self._paces.get(host)) is None:
+            sums, overall = self._known.get(host, self._known[""]), self._known[""]
+            pace = self._paces[host] = _Pace(
+                rate=_first(_rate(sums), _rate(overall)),
+                latency=_first(_mean(sums, sums.latency), _mean(overall, overall.latency)) or 0.0,
+                size=_first(_mean(sums, sums.size), _mean(overall, overall.size)),
+            )
+        return pace
 
     def whole_file(self, host: str, size: float | None) -> float | None:
         """Seconds of a file that has not been asked for yet."""
+        pace = self.of(host)
         if size is None:
-            size = self.size(host)
-        if size is None or (rate := self.rate(host)) is None:
+            size = pace.size
+        if size is None or pace.rate is None:
             return None
-        return self.latency(host) + size / rate
+        return pace.latency + size / pace.rate
+
+
+def _first(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one
+
+
+def _rate(sums: Sums) -> float | None:
+    if sums.received <= 0 or sums.seconds <= 0:
+        return None
+    return min(max(sums.received / sums.seconds, _SLOWEST), _FASTEST)
+
+
+def _mean(sums: Sums, value: float) -> float | None:
+    return value / sums.files if sums.files > 0 else None
 
 
 def _weighing(sums: Sums | None, files: float) -> Sums:
@@ -283,27 +294,19 @@ class Outlook:
     def _rest(self, entry: FileEntry, flight: Flight, now: float) -> float | None:
         """Seconds until a file under way is there."""
         host = self._hosts[entry.index]
-        left = self._bytes_left(entry, host)
-        if left is None or (rate := self._paces.rate(host)) is None:
+        pace = self._paces.of(host)
+        left = _bytes_left(entry, pace)
+        if left is None or (rate := pace.rate) is None:
             return None
         if flight.begun is None:
-            latency = self._paces.latency(host)
+            latency = pace.latency
             if flight.asked is not None:
                 waited = now - flight.asked
                 latency = max(latency - waited, waited / 2)
             return latency + left / rate
         own = self._watched[entry.index]
-        pace = (own.received + rate * _TRUST) / (own.seconds + _TRUST)
-        return left / max(pace, _SLOWEST)
-
-    def _bytes_left(self, entry: FileEntry, host: str) -> float | None:
-        if entry.size is not None or entry.source.size is not None:
-            size = entry.size if entry.size is not None else entry.source.size
-            return max(0.0, (size or 0) - entry.bytes_fetched)
-        mean = self._paces.size(host)
-        if mean is None:
-            return None
-        return max(mean - entry.bytes_fetched, entry.bytes_fetched * _REST)
+        rate = (own.received + rate * _TRUST) / (own.seconds + _TRUST)
+        return left / max(rate, _SLOWEST)
 
     def _lanes_now(self, flights: Mapping[int, Flight], now: float) -> Lanes:
         """The lanes that the job has: fewer where others take them."""
@@ -316,3 +319,12 @@ class Outlook:
         self._holding = holding * (1 - kept) + (self._holding or 0.0) * kept
         lanes = min(self._lanes.per_job, max(1, round(self._holding)))
         return self._lanes.evolve(per_job=lanes)
+
+
+def _bytes_left(entry: FileEntry, pace: _Pace) -> float | None:
+    size = entry.size if entry.size is not None else entry.source.size
+    if size is not None:
+        return float(max(0, size - entry.bytes_fetched))
+    if pace.size is None:
+        return None
+    return max(pace.size - entry.bytes_fetched, entry.bytes_fetched * _REST)
