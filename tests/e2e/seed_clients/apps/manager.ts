@@ -1,0 +1,4 @@
+// Completed by the test: the class is exported.
+import { DownloadManager } from './downloadManager';
+
+Object.assign(window, { manager: new DownloadManager() });
