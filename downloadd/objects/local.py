@@ -26,7 +26,7 @@ from downloadd.objects.files import Folder
 from downloadd.objects.headers import attachment
 from downloadd.objects.links import LinkSigner
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
-from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored, Twin
 from downloadd.tasks import Args, R, in_thread
 
 #: Only archives are stored here.
@@ -134,6 +134,11 @@ class LocalStore:
             return await self._run(writer.finish, rest, body.crc32)
         finally:
             await self._run(writer.close)
+
+    async def copy_part(
+        self, key: str, upload_id: str, number: int, body: PartBody, twin: Twin
+    ) -> Part | None:
+        return None  # between files of one disk a copy saves nothing
 
     async def list_parts(self, key: str, upload_id: str) -> Sequence[Part]:
         return await self._run(self._folder.list_parts, key, upload_id)

@@ -33,6 +33,7 @@ from downloadd.model import Archive, Link
 from downloadd.objects import listing, signing
 from downloadd.objects.bodies import in_memory
 from downloadd.objects.clients import bucket_url, client_config, data_session
+from downloadd.objects.copying import PartCopier
 from downloadd.objects.faults import ChecksumUnsupported, translated
 from downloadd.objects.headers import CACHE_CONTROL, attachment
 from downloadd.objects.integrity import (
@@ -46,7 +47,7 @@ from downloadd.objects.integrity import (
     md5_of,
 )
 from downloadd.objects.transfer import DataPath, Reply, backoff
-from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored
+from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored, Twin
 
 #: "Multipart upload limits", Amazon S3 User Guide.
 MIN_PART_SIZE = 5 * 1024 * 1024
@@ -85,6 +86,7 @@ class S3Store:
         self._first_backoff = first_backoff
         #: Until the server says that it does not know the header.
         self._send_crc32 = True
+        self._copier = PartCopier(client, bucket)
 
     async def ensure_bucket(self, *, create: bool) -> None:
         """Make sure that the bucket is there; ``StorageRefused`` where it is not and cannot be.
@@ -167,6 +169,11 @@ class S3Store:
             raise StorageCorrupt(f"S3 stored part {number} of {key!r} with another CRC-32.")
         verified = body.crc32 if echoed else None
         return Part(number=number, size=body.size, etag=reply.etag, crc32=verified)
+
+    async def copy_part(
+        self, key: str, upload_id: str, number: int, body: PartBody, twin: Twin
+    ) -> Part | None:
+        return await self._copier.copy(key, upload_id, number, body, twin)
 
     async def list_parts(self, key: str, upload_id: str) -> Sequence[Part]:
         # By number: SeaweedFS lists a part that was sent again twice.

@@ -12,6 +12,7 @@ from isal import isal_zlib
 from downloadd.archive import Layout
 from downloadd.pipeline.payload import Payload
 from downloadd.pipeline.spool import HOP, Spool
+from downloadd.ports import Twin
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class ArchivePart:
         #: Set by ``ArchiveHash.add``.
         self.crc32 = 0
         self.in_memory = all(isinstance(it, bytes) or it.payload.in_memory for it in pieces)
+        #: Where the storage has all of these bytes already.
+        self.twin = _twin(pieces)
         self._spool = spool
         self._runs = list(_runs(pieces))
 
@@ -118,6 +121,16 @@ def _pieces(
                 length = min(HOP, piece.length - done)
                 yield Stretch(payload, piece.offset + done, length)
                 done += length
+
+
+def _twin(pieces: Sequence[Piece]) -> Twin | None:
+    """Of a part that is some of one stored source and nothing else."""
+    first = pieces[0]
+    if isinstance(first, bytes) or first.payload.twin is None:
+        return None
+    if any(isinstance(piece, bytes) or piece.payload is not first.payload for piece in pieces):
+        return None
+    return first.payload.twin.evolve(offset=first.offset)
 
 
 def _runs(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

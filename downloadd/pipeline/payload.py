@@ -17,6 +17,7 @@ from downloadd.pipeline.budget import MemoryBudget, Reservation
 from downloadd.pipeline.disk import disk_errors, remove_sync
 from downloadd.pipeline.notes import Note, Tail, note_path
 from downloadd.pipeline.spool import Spool
+from downloadd.ports import Twin
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,8 @@ class Payload:
     base = 0
     #: Bytes of the whole payload, ``base`` included.
     size: int
+    #: Where the storage has the same bytes, from the first on.
+    twin: Twin | None = None
 
     def read_sync(self, offset: int, length: int) -> bytes:
         """Return exactly these bytes. ``SpoolError`` where they are gone."""

@@ -176,11 +176,16 @@ class Upload:
         return True
 
     async def _store(self, part: ArchivePart) -> Part:
-        if self.id is None:
+        if (upload_id := self.id) is None:
             raise AssertionError("a part was cut before the upload began")
+        place = (self.key, upload_id, part.number)
         with self._spool.disk.moving():
             await self._hash.add(part, self._spool)
-            stored = await self._objects.upload_part(self.key, self.id, part.number, part)
+            if part.twin is not None:
+                copied = await self._objects.copy_part(*place, part, part.twin)
+                if copied is not None:
+                    return copied
+            stored = await self._objects.upload_part(*place, part)
         self._metrics.transferred("out", part.size)
         return stored
 

@@ -7,7 +7,7 @@
 
 from downloadd.ports.clock import Clock, SystemClock
 from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Turn
-from downloadd.ports.objects import Found, ObjectMeta, ObjectStore, Part, PartBody, Stored
+from downloadd.ports.objects import Found, ObjectMeta, ObjectStore, Part, PartBody, Stored, Twin
 from downloadd.ports.pace import History, PaceStore, Stint, Sums, Transfer
 from downloadd.ports.sources import SourceBody, SourceReader
 from downloadd.ports.webhooks import (
@@ -51,4 +51,5 @@ __all__ = [
     "SystemClock",
     "Transfer",
     "Turn",
+    "Twin",
 ]

@@ -52,6 +52,17 @@ class Found(Record):
     upload_id: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Twin(Record):
+    """Where the same storage has bytes already, in an object that is no archive of ours."""
+
+    key: str
+    #: As the storage names this version of the object, without quotes.
+    etag: str
+    #: Where they begin in the object.
+    offset: int = 0
+
+
 class PartBody(Protocol):
     """The bytes of one part, as often as they are asked for, the same each time."""
 
@@ -88,6 +99,16 @@ class ObjectStore(Protocol):
 
     async def upload_part(self, key: str, upload_id: str, number: int, body: PartBody) -> Part:
         """Store one part; on return it is durable. ``UploadMissing``, ``StorageCorrupt``."""
+        ...
+
+    async def copy_part(
+        self, key: str, upload_id: str, number: int, body: PartBody, twin: Twin
+    ) -> Part | None:
+        """As ``upload_part``, but have the storage take the bytes from where it has them.
+
+        None where it does not, or its bytes cannot be shown to be those of
+        ``body``: they are to be uploaded then. ``UploadMissing``.
+        """
         ...
 
     async def list_parts(self, key: str, upload_id: str) -> Sequence[Part]:

@@ -12,16 +12,18 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from downloadd.errors import StorageCorrupt, StorageRefused, StorageUnavailable
+from downloadd.errors import StorageCorrupt, StorageRefused, StorageUnavailable, UploadMissing
 from downloadd.model import Archive
 from downloadd.objects.s3 import S3Store
-from downloadd.ports import ObjectMeta, Part
+from downloadd.ports import ObjectMeta, Part, Twin
 from tests.gateway import Gateway, free_port, run_gateway
 
 from .conftest import s3_store_at
 from .support import META, MIB, Body, Proxy, random_bytes
 
 PART = 5 * MIB
+#: An object that is no archive of ours.
+SOURCE = random_bytes(2 * PART)
 
 
 def archive(key: str, size: int = 0) -> Archive:
@@ -137,6 +139,71 @@ async def test_parts_are_not_called_verified_where_the_server_cannot(s3_store: S
     assert part.crc32 is None
     assert part.etag == hashlib.md5(b"data").hexdigest()
     await s3_store.abort("a.zip", upload_id)
+
+
+# --- parts copied within the bucket ---
+
+
+@pytest.fixture(params=["gateway", "seaweed"])
+async def copying_store(request: pytest.FixtureRequest, bucket: str) -> AsyncIterator[S3Store]:
+    """A store that knows CRC-32, or not, with a source in it."""
+    async with s3_store_at(request.getfixturevalue(request.param), bucket) as store:
+        await store.put("70000.zip", Body(SOURCE), META)
+        yield store
+
+
+async def test_a_part_is_copied_within_the_bucket(copying_store: S3Store) -> None:
+    """The server takes a part from an object that it has, and proves to have its bytes."""
+    store, body = copying_store, Body(SOURCE[7 : 7 + PART])
+    source = await store.head("70000.zip")
+    assert source is not None
+    upload_id = await store.begin("a.zip", META)
+    twin = Twin(key="70000.zip", etag=source.etag, offset=7)
+    first = await store.copy_part("a.zip", upload_id, 1, body, twin)
+    assert first is not None
+    last = await store.upload_part("a.zip", upload_id, 2, Body(b"data", offset=PART))
+    await store.complete("a.zip", upload_id, [first, last])
+    assert b"".join([chunk async for chunk in store.read("a.zip")]) == body.data + b"data"
+
+
+@pytest.mark.parametrize("change", ["gone", "replaced"])
+async def test_a_source_that_changes_is_not_copied(copying_store: S3Store, change: str) -> None:
+    """Of a source that is gone or was replaced no part is made: it is to be sent."""
+    store, body = copying_store, Body(SOURCE[:PART])
+    source = await store.head("70000.zip")
+    assert source is not None
+    if change == "gone":
+        await store.delete("70000.zip")
+    else:
+        await store.put("70000.zip", Body(SOURCE[::-1]), META)
+    await assert_sent_instead(store, body, Twin(key="70000.zip", etag=source.etag))
+
+
+async def test_a_copy_of_other_bytes_is_replaced(s3_store: S3Store) -> None:
+    """A copy whose checksum is not that of the part's bytes counts for nothing."""
+    source = await s3_store.put("70000.zip", Body(SOURCE), META)
+    body = Body(SOURCE[1 : 1 + PART])
+    await assert_sent_instead(s3_store, body, Twin(key="70000.zip", etag=source.etag))
+
+
+async def assert_sent_instead(store: S3Store, body: Body, twin: Twin) -> None:
+    upload_id = await store.begin("a.zip", META)
+    assert await store.copy_part("a.zip", upload_id, 1, body, twin) is None
+    part = await store.upload_part("a.zip", upload_id, 1, body)
+    await store.complete("a.zip", upload_id, [part])
+    assert b"".join([chunk async for chunk in store.read("a.zip")]) == body.data
+
+
+async def test_no_upload_to_copy_into(copying_store: S3Store) -> None:
+    """An upload that is gone is told as when sending."""
+    store = copying_store
+    source = await store.head("70000.zip")
+    assert source is not None
+    upload_id = await store.begin("a.zip", META)
+    await store.abort("a.zip", upload_id)
+    twin = Twin(key="70000.zip", etag=source.etag)
+    with pytest.raises(UploadMissing):
+        await store.copy_part("a.zip", upload_id, 1, Body(SOURCE[:PART]), twin)
 
 
 @pytest.mark.parametrize("server", ["gateway", "seaweed"])
