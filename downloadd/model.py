@@ -118,8 +118,11 @@ class Record:
 class Source(Record):
     """One file as it was asked for."""
 
-    #: Where it is fetched from, whole, with its query (which may be a secret).
+    #: Where it is fetched from, whole, with its query (which may be a secret);
+    #: for a stored one its name, ``storage:///`` and the key.
     url: str
+    #: The object that it is, where it lies in our own storage.
+    key: str | None = None
     #: The caller's own number for it.
     file_id: int | None = None
     #: The path in the archive that the caller asks for.

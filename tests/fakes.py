@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from isal import isal_zlib
@@ -16,6 +16,7 @@ from downloadd.model import Archive, Link, Source
 from downloadd.ports import (
     Found,
     History,
+    ObjectBody,
     ObjectMeta,
     PaceStore,
     Part,
@@ -165,6 +166,9 @@ class MemoryStore:
     async def read(self, key: str) -> AsyncIterator[bytes]:
         self.calls["read"] += 1
         yield self.objects[key]
+
+    def open(self, key: str, *, offset: int = 0) -> AbstractAsyncContextManager[ObjectBody]:
+        raise NotImplementedError
 
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)

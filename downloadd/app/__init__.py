@@ -8,12 +8,14 @@ is gone before it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from urllib.parse import quote
 
 from aiohttp import web
 
 from downloadd.app import foundations, webhooks, work
 from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
 from downloadd.config import Settings
+from downloadd.model import Source
 from downloadd.network.guard import AddressGuard
 from downloadd.ports import SystemClock
 from downloadd.telemetry.metrics import Metrics
@@ -77,6 +79,7 @@ def create_app(
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,
         check_url=app[GUARD].check_url,
+        locate=_locator(settings),
         callbacks=webhooks.can_sign(settings),
     )
     app.cleanup_ctx.extend(RESOURCES)
@@ -102,3 +105,17 @@ def _guard(site: Site) -> AddressGuard:
         ports=network.ports,
         own=[(site.host, site.port)],
     )
+
+
+def _locator(settings: Settings) -> Callable[[int], Source]:
+    """Where a file lies that is asked for by its id alone."""
+    template, key = settings.fetch.source_url_template, settings.storage.source_key
+
+    def locate(file_id: int) -> Source:
+        if template:
+            url = template.replace("{file_id}", str(file_id))
+            return Source(url=url, file_id=file_id)
+        named = key.replace("{file_id}", str(file_id))
+        return Source(url=f"storage:///{quote(named)}", key=named, file_id=file_id)
+
+    return locate

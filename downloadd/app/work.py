@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+import structlog
 from aiohttp import web
 
 from downloadd.app.site import (
@@ -20,6 +21,7 @@ from downloadd.app.site import (
     STATE,
     STORAGE_PROBE,
 )
+from downloadd.config.sections import Simulation
 from downloadd.errors import DownloaddError, SpoolError
 from downloadd.jobs.estimate import Lanes
 from downloadd.jobs.pace import PaceBook
@@ -27,10 +29,13 @@ from downloadd.jobs.pool import Pool
 from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
 from downloadd.jobs.sweeper import Sweeper
+from downloadd.objects.sources import Sources, StoredSource
 from downloadd.pipeline import FetchPolicy, FetchServices, FetchSlots, JobRun, RunServices
 from downloadd.ports import Claim
 from downloadd.web import keys
 from downloadd.web.health import Health
+
+log = structlog.get_logger(__name__)
 
 #: Seconds that a new job waits to hear whether the storage is there.
 STORAGE_PATIENCE = 0.1
@@ -90,11 +95,19 @@ def _on_trouble(app: web.Application, error: DownloaddError) -> None:
         app[STORAGE_PROBE].doubt()
 
 
+def _delay(simulation: Simulation) -> tuple[float, float]:
+    if not simulation.enabled:
+        return 0.0, 0.0
+    least, most = simulation.min_ms / 1000, simulation.max_ms / 1000
+    log.warning("simulation.on", minSeconds=least, maxSeconds=most)
+    return least, most
+
+
 def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
     settings = app[SITE].settings
     services = RunServices(
         fetch=FetchServices(
-            reader=app[SOURCE],
+            reader=Sources(app[SOURCE], StoredSource(app[OBJECTS])),
             clock=app[CLOCK],
             spool=app[SPOOL],
             slots=FetchSlots(settings.fetch.total, settings.fetch.per_host),
@@ -103,6 +116,7 @@ def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
                 backoff=settings.fetch.backoff,
                 max_file_bytes=settings.jobs.max_file_bytes,
                 format_check=settings.fetch.format_check,
+                delay=_delay(settings.simulation),
             ),
             metrics=app[keys.METRICS],
         ),

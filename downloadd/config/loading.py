@@ -30,9 +30,6 @@ NOT_BUILT: Mapping[str, str] = {
     "limits.*": "limiting clients",
     "telemetry.sentry_dsn": "reporting to Sentry",
     "telemetry.otlp_endpoint": "sending traces",
-    "simulation.*": "the simulated delay",
-    "fetch.source_url_template": "finding a file by its id alone",
-    "storage.source_key": "finding a file by its id alone",
 }
 
 _SECTIONS: Mapping[str, type] = get_type_hints(Settings)

@@ -25,8 +25,9 @@ from downloadd.objects.bodies import verified
 from downloadd.objects.files import Folder
 from downloadd.objects.headers import attachment
 from downloadd.objects.links import LinkSigner
+from downloadd.objects.opening import open_file
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
-from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored, Twin
+from downloadd.ports import Found, ObjectBody, ObjectMeta, Part, PartBody, Stored, Twin
 from downloadd.tasks import Args, R, in_thread
 
 #: Only archives are stored here.
@@ -164,6 +165,11 @@ class LocalStore:
                 yield chunk
         finally:
             await self._run(file.close)
+
+    def open(
+        self, key: str, *, offset: int = 0
+    ) -> contextlib.AbstractAsyncContextManager[ObjectBody]:
+        return open_file(self._run, self._folder.object_path(key), key, offset)
 
     async def delete(self, key: str) -> None:
         await self._run(self._folder.delete, key)

@@ -46,8 +46,9 @@ from downloadd.objects.integrity import (
     listed_part,
     md5_of,
 )
+from downloadd.objects.opening import open_s3
 from downloadd.objects.transfer import DataPath, Reply, backoff
-from downloadd.ports import Found, ObjectMeta, Part, PartBody, Stored, Twin
+from downloadd.ports import Found, ObjectBody, ObjectMeta, Part, PartBody, Stored, Twin
 
 #: "Multipart upload limits", Amazon S3 User Guide.
 MIN_PART_SIZE = 5 * 1024 * 1024
@@ -256,6 +257,11 @@ class S3Store:
             if offset and response.status != http.HTTPStatus.PARTIAL_CONTENT:
                 raise StorageUnavailable(f"S3 does not go on with {key!r} where it broke off.")
             yield response
+
+    def open(
+        self, key: str, *, offset: int = 0
+    ) -> contextlib.AbstractAsyncContextManager[ObjectBody]:
+        return open_s3(self._data, key, offset)
 
     async def delete(self, key: str) -> None:
         with contextlib.suppress(ObjectMissing), translated("DeleteObject"):

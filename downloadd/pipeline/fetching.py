@@ -157,6 +157,8 @@ class FileFetch:
         intake = self._intake
         if self.received and intake.origin.validator is None:
             await self.close()
+        if self.attempts == 1 and any(delay := self._services.policy.delay):
+            await self._services.clock.sleep(random.uniform(*delay))  # noqa: S311 (no secret)
         async with self._services.reader.open(
             self._entry.source,
             offset=self.received,

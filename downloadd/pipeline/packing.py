@@ -11,7 +11,7 @@ from downloadd.model import FileEntry, FileStatus, Job, OnError
 from downloadd.naming import Names
 from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.payload import MemoryPayload, Payload
-from downloadd.ports import Transfer
+from downloadd.ports import Transfer, Twin
 
 #: A file below this size is fetched whole rather than from where it is stored.
 _LARGE = 1 << 20
@@ -117,7 +117,10 @@ class Packing:
 
     def add(self, index: int, fetched: Fetched, *, now: float) -> None:
         """Append a fetched file. ``LayoutChanged``: it is not what was packed before."""
-        self.payloads[index] = fetched.payload
+        self.payloads[index] = payload = fetched.payload
+        key = self._job.files[index].source.key
+        if key is not None and fetched.validator and fetched.method is Method.STORED:
+            payload.twin = Twin(key=key, etag=fetched.validator.strip('"'))
         if fetched.transfer is not None:
             self._transfers.append(fetched.transfer)
         if fetched.validator is not None and fetched.size >= _LARGE:

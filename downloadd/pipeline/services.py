@@ -21,6 +21,8 @@ class FetchPolicy(Record):
     longest_backoff: float = 30.0
     max_file_bytes: int
     format_check: Literal["warn", "reject", "off"]
+    #: Least and most that each file is held back, for trying proxies and pages.
+    delay: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

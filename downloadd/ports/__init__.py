@@ -7,7 +7,16 @@
 
 from downloadd.ports.clock import Clock, SystemClock
 from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Turn
-from downloadd.ports.objects import Found, ObjectMeta, ObjectStore, Part, PartBody, Stored, Twin
+from downloadd.ports.objects import (
+    Found,
+    ObjectBody,
+    ObjectMeta,
+    ObjectStore,
+    Part,
+    PartBody,
+    Stored,
+    Twin,
+)
 from downloadd.ports.pace import History, PaceStore, Stint, Sums, Transfer
 from downloadd.ports.sources import SourceBody, SourceReader
 from downloadd.ports.webhooks import (
@@ -37,6 +46,7 @@ __all__ = [
     "JobStore",
     "Lease",
     "Message",
+    "ObjectBody",
     "ObjectMeta",
     "ObjectStore",
     "Outbox",

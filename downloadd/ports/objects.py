@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +78,25 @@ class PartBody(Protocol):
         ...
 
 
+class ObjectBody(Protocol):
+    """An object that is being read; the bytes once, by ``chunks``."""
+
+    #: Where the bytes begin: the offset asked for, or 0 where the whole comes.
+    offset: int
+    #: Bytes of the whole object.
+    size: int
+    #: As the storage names this version of it, without quotes; empty: it does not.
+    etag: str
+    #: Seconds since the epoch.
+    modified: float | None
+    content_type: str | None
+    content_encoding: str | None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes as they come. ``StorageUnavailable`` where they end too soon."""
+        ...
+
+
 class ObjectStore(Protocol):
     """Where archives go. Transient trouble is retried inside each call.
 
@@ -138,6 +158,13 @@ class ObjectStore(Protocol):
 
     def read(self, key: str) -> AsyncIterator[bytes]:
         """Yield an object's bytes. ``ObjectMissing``."""
+        ...
+
+    def open(self, key: str, *, offset: int = 0) -> AbstractAsyncContextManager[ObjectBody]:
+        """Read an object from an offset on, a single time. ``ObjectMissing``.
+
+        Where it has fewer bytes: ``StorageRefused``, or all of them come.
+        """
         ...
 
     async def delete(self, key: str) -> None:

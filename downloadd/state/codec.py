@@ -247,6 +247,7 @@ def _encode_source(source: Source) -> dict[str, Any]:
     """Without the headers, which are kept apart because they may be secrets."""
     fields = {
         "url": source.url,
+        "key": source.key,
         "file_id": source.file_id,
         "name": source.name,
         "sha256": source.sha256,

@@ -26,6 +26,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 
 #: Raises a ``DownloaddError`` for a URL that can never be fetched.
 UrlCheck = Callable[[str], object]
+Locate = Callable[[int], Source]
 
 _HEX = re.compile(r"[0-9a-fA-F]*")
 _FETCHABLE = "Sources are http and https URLs of public addresses, on the ports allowed here."
@@ -52,8 +53,15 @@ class Initiation(Record):
 class InitiateReader:
     """Turns bodies of initiate into ``Initiation``s; made once, used for every request."""
 
-    def __init__(self, *, max_files: int, check_url: UrlCheck, callbacks: bool = True) -> None:
-        """``callbacks``: whether jobs may have a ``callback_url``."""
+    def __init__(
+        self, *, max_files: int, check_url: UrlCheck, locate: Locate, callbacks: bool = True
+    ) -> None:
+        """``locate`` says where a file lies that is asked for by its id alone.
+
+        ``callbacks``: whether jobs may have a ``callback_url``.
+        """
+        self._check_url = check_url
+        self._locate = locate
         self._schema = _body_schema(max_files, check_url)
         self._callbacks = callbacks
 
@@ -63,7 +71,7 @@ class InitiateReader:
             data = self._schema.load(body)
         except marshmallow.ValidationError as exc:
             raise _invalid(_flatten(exc.messages_dict)) from exc
-        sources = _sources(data)
+        sources = _sources(data) or self._located(data)
         _refuse_unsupported(data, callbacks=self._callbacks)
         options = data.get("options", {})
         return Initiation(
@@ -73,6 +81,18 @@ class InitiateReader:
             callback_url=data.get("callback_url"),
             by_file_id="file_id" in data,
         )
+
+    def _located(self, data: Mapping[str, Any]) -> list[Source]:
+        field = "file_ids" if "file_ids" in data else "file_id"
+        sources = [self._locate(file_id) for file_id in _ids(data)]
+        try:
+            for source in sources:
+                if source.key is None:
+                    self._check_url(source.url)
+        except DownloaddError as exc:
+            # The template is to blame, and with it every id.
+            raise _invalid({field: [f"Files cannot be had by id here: {exc.message}"]}) from exc
+        return sources
 
 
 def _body_schema(max_files: int, check_url: UrlCheck) -> Schema:
@@ -177,33 +197,35 @@ def _archive_name(name: str) -> str:
 
 
 def _sources(data: Mapping[str, Any]) -> list[Source]:
+    """The files of a body; none where it gives their ids alone."""
     _check_forms(data)
     if "files" in data:
         sources = [Source(**file) for file in data["files"]]
         _check_unique([source.file_id for source in sources], "files.{}.file_id")
         return sources
-    ids = data.get("file_ids", [data["file_id"]] if "file_id" in data else None)
-    urls = data.get("source_urls")
+    ids, urls = _ids(data), data.get("source_urls")
+    _check_unique(ids, "file_ids.{}")
+    if not ids:
+        return [Source(url=url) for url in urls or ()]
     if urls is None:
-        raise _unsupported(
-            "file_ids" if "file_ids" in data else "file_id",
-            "Files that lie in the bucket cannot be asked for by id yet: "
-            "give source_urls, one for each id.",
-        )
-    if ids is None:
-        return [Source(url=url) for url in urls]
+        return []
     if len(ids) != len(urls):
         raise _invalid(
             {"source_urls": [f"There are {len(urls):,} URLs for {len(ids):,} ids: one for each."]},
         )
-    _check_unique(ids, "file_ids.{}")
     return [Source(url=url, file_id=file_id) for file_id, url in zip(ids, urls, strict=True)]
+
+
+def _ids(data: Mapping[str, Any]) -> Sequence[int]:
+    """The ids that a body gives beside its files, or alone; empty where it gives none."""
+    ids: Sequence[int] = [data["file_id"]] if "file_id" in data else data.get("file_ids", ())
+    return ids
 
 
 def _check_forms(data: Mapping[str, Any]) -> None:
     given = [name for name in ("files", "file_ids", "file_id", "source_urls") if name in data]
     if not given:
-        raise _invalid({"source_urls": ["Give source_urls, source_urls with file_ids, or files."]})
+        raise _invalid({"source_urls": ["Give file_ids, source_urls, or files."]})
     if "files" in given and len(given) > 1:
         raise _invalid({name: ["Not together with files."] for name in given[1:]})
     if "file_ids" in given and "file_id" in given:

@@ -549,9 +549,6 @@ class TestNotBuilt:
             "[limits]\nrequests_per_minute = 5",
             "[limits.quotas]\nuser = { jobs_per_day = 1, bytes_per_day = '1 GiB' }",
             '[telemetry]\notlp_endpoint = "http://h:4318"',
-            "[simulation]\nenabled = true",
-            '[fetch]\nsource_url_template = "https://h/{file_id}"',
-            '[storage]\nsource_key = "x/{file_id}"',
         ],
     )
     def test_asking_for_it_stops_the_start(self, text: str, tmp_path: Path) -> None:

@@ -18,9 +18,13 @@ def refuse_private(url: str) -> None:
         raise AddressBlocked("This address may not be fetched.", reason="secret reason")
 
 
+def stored(file_id: int) -> Source:
+    return Source(url=f"storage:///{file_id}.zip", key=f"{file_id}.zip", file_id=file_id)
+
+
 @pytest.fixture(scope="module")
 def reader() -> InitiateReader:
-    return InitiateReader(max_files=5, check_url=refuse_private)
+    return InitiateReader(max_files=5, check_url=refuse_private, locate=stored)
 
 
 def one(**file: Any) -> dict[str, Any]:
@@ -55,6 +59,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"file_ids": [True], "source_urls": [URL]}, "file_ids.0"),
     ({"file_ids": {"0": 70000}, "source_urls": [URL]}, "file_ids"),
     ({"file_ids": [], "source_urls": [URL]}, "file_ids"),
+    ({"file_ids": []}, "file_ids"),
+    ({"file_ids": [70000, 70001, 70000]}, "file_ids.2"),
+    ({"file_ids": [9999]}, "file_ids.0"),
+    ({"file_id": 9999}, "file_id"),
     ({"file_id": 1, "source_urls": [URL]}, "file_id"),
     ({"file_id": 70000, "source_urls": [URL, URL]}, "source_urls"),
     ({"file_id": 70000, "file_ids": [70000], "source_urls": [URL]}, "file_id"),
@@ -136,8 +144,6 @@ def test_each_broken_rule_names_its_field(
     ("body", "field"),
     [
         (options(watermark=True), "options.watermark"),
-        ({"file_ids": [70000]}, "file_ids"),
-        ({"file_id": 70000}, "file_id"),
     ],
 )
 def test_what_is_not_built_is_refused_by_name(
@@ -151,7 +157,7 @@ def test_what_is_not_built_is_refused_by_name(
 
 def test_callbacks_can_be_off() -> None:
     """A server that cannot sign takes no callback_url, and says so; null is none."""
-    reader = InitiateReader(max_files=5, check_url=lambda url: url, callbacks=False)
+    reader = InitiateReader(max_files=5, check_url=lambda url: url, locate=stored, callbacks=False)
     with pytest.raises(UnsupportedOption) as caught:
         reader.read({"source_urls": [URL], "callback_url": "https://app.example/hook"})
     assert list(caught.value.details) == ["callback_url"]
@@ -170,7 +176,7 @@ def test_metadata_has_a_depth_that_ends(reader: InitiateReader) -> None:
 
 def test_at_most_fifty_errors_are_listed() -> None:
     """A body of a thousand faults gets an answer of bounded size."""
-    reader = InitiateReader(max_files=1000, check_url=refuse_private)
+    reader = InitiateReader(max_files=1000, check_url=refuse_private, locate=stored)
     with pytest.raises(ValidationError) as caught:
         reader.read({"source_urls": [7] * 1000})
     assert len(caught.value.details) == 50
@@ -180,6 +186,8 @@ def test_at_most_fifty_errors_are_listed() -> None:
     ("body", "sources"),
     [
         ({"source_urls": [URL]}, [Source(url=URL)]),
+        ({"file_ids": [70001, 70000]}, [stored(70001), stored(70000)]),
+        ({"file_id": 70000}, [stored(70000)]),
         ({"source_urls": [URL, URL]}, [Source(url=URL), Source(url=URL)]),
         (
             {"file_ids": [70000, 10000], "source_urls": [URL, URL + "?b"]},

@@ -1,0 +1,73 @@
+"""Files that lie in the storage already: ``ports.SourceReader`` over an ``ObjectStore``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from downloadd.errors import ObjectMissing, SourceChanged, SourceRefused, StorageRefused
+from downloadd.model import Source
+from downloadd.ports import ObjectBody, ObjectStore, SourceBody, SourceReader
+
+
+class StoredBody:
+    """``ports.SourceBody`` over an object."""
+
+    file_name: str | None = None
+    digests: Mapping[str, str] = {}
+
+    def __init__(self, body: ObjectBody) -> None:
+        self.offset = body.offset
+        self.size: int | None = body.size
+        self.validator: str | None = f'"{body.etag}"' if body.etag else None
+        self.content_type = body.content_type
+        self.content_encoding = body.content_encoding
+        self.modified = body.modified
+        self._body = body
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._body.chunks()
+
+
+class StoredSource:
+    """Reads sources that have a key.
+
+    Trouble with the storage itself stays what it is: the job is put back for
+    it, as when its archive cannot be stored.
+    """
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    @asynccontextmanager
+    async def open(
+        self, source: Source, *, offset: int = 0, validator: str | None = None
+    ) -> AsyncIterator[StoredBody]:
+        """As ``ports.SourceReader``."""
+        try:
+            async with self._objects.open(source.key or "", offset=offset) as found:
+                body = StoredBody(found)
+                if offset and validator not in (None, body.validator):
+                    raise SourceChanged("The stored file has changed since it was begun.")
+                yield body
+        except ObjectMissing as exc:
+            raise SourceRefused(f"There is no stored file {source.file_id}.") from exc
+        except StorageRefused as exc:
+            if offset:  # nothing lies behind the end of a file that has become shorter
+                raise SourceChanged("The stored file has changed since it was begun.") from exc
+            raise
+
+
+class Sources:
+    """Reads sources of both kinds: objects, and what others serve."""
+
+    def __init__(self, remote: SourceReader, stored: SourceReader) -> None:
+        self._remote = remote
+        self._stored = stored
+
+    def open(
+        self, source: Source, *, offset: int = 0, validator: str | None = None
+    ) -> AbstractAsyncContextManager[SourceBody]:
+        """As ``ports.SourceReader``."""
+        reader = self._remote if source.key is None else self._stored
+        return reader.open(source, offset=offset, validator=validator)
