@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from downloadd.errors import JobConflict, JobExpired, JobNotFound
+from downloadd.errors import DownloaddError, JobConflict, JobExpired, JobNotFound, StateUnavailable
 from downloadd.jobs.estimate import Lanes
 from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.service import JobRequest, JobService
@@ -22,7 +22,7 @@ from downloadd.model import (
     Source,
     terminal_event,
 )
-from downloadd.ports import Created, Deduplication, SystemClock, Turn
+from downloadd.ports import Created, Deduplication, History, SystemClock, Turn
 from tests.fakes import FakePace
 
 ARCHIVE = Archive(key="k.zip", size=5, sha256="a" * 64, file_name="order.zip")
@@ -212,3 +212,23 @@ async def test_an_ended_job_without_a_stream_still_ends() -> None:
     for now in (completed(5000.0), completed(5000.0).evolve(cursor=None)):
         told = [event async for event in jobs.watch(now, "9-0")]
         assert [event.type for event in told] == [EventType.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("at", "error", "left"),
+    [
+        pytest.param(995.0, None, 16, id="known"),
+        pytest.param(900.0, None, None, id="overdue"),
+        pytest.param(995.0, StateUnavailable("Redis is away."), None, id="away"),
+    ],
+)
+async def test_a_waiting_job_says_how_long(
+    at: float, error: DownloaddError | None, left: int | None
+) -> None:
+    """Its wait and its work; nothing when that time is past, or cannot be read."""
+    world = World(job(queue_position=3, work_left=1.0))
+    world.pace.known = History(job_seconds=20.0, slots=4, active=4, at=at)
+    world.pace.error = error
+    found = await service(world).get("j", "ann")
+    assert found.remaining == left
+    assert found.completion == (None if left is None else at + left)

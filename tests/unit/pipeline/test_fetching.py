@@ -25,6 +25,7 @@ from downloadd.errors import (
 from downloadd.model import FileEntry, Source
 from downloadd.pipeline.fetched import Fetched
 from downloadd.pipeline.fetching import FileFetch
+from downloadd.urls import host_of
 from tests.fakes import Answer, Script
 from tests.origin import content
 from tests.unit.pipeline.conftest import Bench
@@ -333,3 +334,20 @@ async def test_packed_bytes_do_not_depend_on_how_they_came(
     bench = make_bench(lambda *_: Answer(data=text, size=size, chunk=chunk))
     again = make_bench(lambda *_: Answer(data=text, size=None, chunk=123_457))
     assert payload_bytes(await fetch(bench)) == payload_bytes(await fetch(again))
+
+
+async def test_only_what_the_last_request_brought_is_its_pace(make_bench: MakeBench) -> None:
+    """Of a file that came in two requests, with a pause between, the second one is measured."""
+    broken = SourceUnreachable("The connection was lost.")
+    bench = make_bench(
+        in_turn(
+            Answer(data=DATA[:MIB], size=len(DATA), error=broken),
+            Answer(data=DATA[MIB:], offset=MIB, size=len(DATA)),
+        )
+    )
+    transfer = (await fetch(bench)).transfer
+    assert transfer is not None
+    assert (transfer.size, transfer.received) == (len(DATA), len(DATA) - MIB)
+    assert transfer.host == host_of(URL)
+    assert sum(bench.clock.pauses) > 0
+    assert (transfer.latency, transfer.seconds) == (0.0, 0.0)  # the bench's time stands still
