@@ -89,7 +89,7 @@ def create_app(
 
 def begin_drain(app: web.Application) -> None:
     """Tell balancers and streams that this process goes away; requests are still answered."""
-    app[keys.LIFECYCLE].begin_drain()
+    app[keys.LIFECYCLE].draining = True
     app[keys.STREAMS].end_all()
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -105,7 +105,7 @@ class JobService:
         self._queue_limit = queue_limit
         self._dedupe_window = dedupe_window
         self._storage_there = storage_there
-        self._removals: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[Any]] = set()
         self._archive_ttl = archive_ttl
 
     async def close(self) -> None:
@@ -151,6 +151,14 @@ class JobService:
     async def cancel(self, job_id: str, user: str) -> Job:
         """End a queued or processing job. ``JobNotFound``, ``JobConflict`` when it has ended."""
         await self._owned(job_id, user)
+        # Whole, even where the caller's time is over: the checkpoint, which says
+        # what is to be removed, is given away once.
+        task = asyncio.create_task(self._cancel(job_id), name=f"cancel-{job_id}")
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+        return await asyncio.shield(task)
+
+    async def _cancel(self, job_id: str) -> Job:
         job, checkpoint = await self._store.cancel(job_id, self._clock.now())
         if checkpoint is not None:
             await self._remove(job, checkpoint)

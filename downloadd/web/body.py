@@ -15,8 +15,8 @@ from downloadd.errors import ValidationError
 
 #: Largest body that is read; the application's ``client_max_size``.
 MAX_BODY_BYTES = 4 * 1024 * 1024
-#: Seconds that a client may take to send it.
-BODY_TIMEOUT_SECONDS = 30.0
+#: Seconds that a client may take to send it: fewer than a request may take by default.
+BODY_TIMEOUT_SECONDS = 25.0
 
 
 #: What clients call a string, and what aiohttp calls a body of no type.

@@ -7,10 +7,13 @@ import re
 from aiohttp import web
 
 from downloadd.errors import ValidationError
+from downloadd.telemetry.tracing import trace_id
 from downloadd.web.views import Case
 
 #: The caller's ``X-Request-ID`` when it is sane, else ours.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+
+_TRACE_ID: web.RequestKey[str] = web.RequestKey("trace_id", str)
 
 #: With ``auth.mode`` "none", the only one there is, everybody is this user.
 ANONYMOUS = "anonymous"
@@ -25,6 +28,13 @@ def job_id_of(request: web.Request) -> str:
     if not _UUID4.fullmatch(job_id):
         raise ValidationError("The job id is not a UUID.", {"jobId": ["Must be a UUID (v4)."]})
     return job_id
+
+
+def trace_of(request: web.Request) -> str:
+    """The trace that the request belongs to, 32 hex digits: the same however often it is asked."""
+    if _TRACE_ID not in request:
+        request[_TRACE_ID] = trace_id(request.headers.get("traceparent"))
+    return request[_TRACE_ID]
 
 
 def flag_of(request: web.Request, name: str) -> bool:

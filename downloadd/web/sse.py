@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import structlog
 from aiohttp import web
@@ -23,6 +23,7 @@ from prometheus_client import Gauge
 from downloadd.errors import DownloaddError
 from downloadd.model import Event
 from downloadd.web.naming import CANONICAL, Names
+from downloadd.web.views import Case, snake
 
 #: How long a stream may last; the client reconnects and loses nothing.
 LIMIT_SECONDS = 600.0
@@ -57,10 +58,16 @@ class Streams:
         self._limit = limit
         self._ping = ping
         self._open: dict[asyncio.Timeout, web.Request] = {}
-        self._last: tuple[Event | None, Names, bytes] = (None, CANONICAL, b"")
+        self._last: Event | None = None
+        #: The last event's encodings, by the names' identity and the case.
+        self._encodings: dict[tuple[int, Case], bytes] = {}
 
     async def run(
-        self, request: web.Request, events: AsyncGenerator[Event], names: Names
+        self,
+        request: web.Request,
+        events: AsyncGenerator[Event],
+        names: Names,
+        case: Case = Case.CAMEL,
     ) -> web.StreamResponse:
         """Answer a request with events until the last one, or until something ends it early.
 
@@ -74,19 +81,16 @@ class Streams:
         if request.version < HttpVersion11:
             # Only the connection's end ends a body without a length or chunks.
             response.force_close()
-        limit = asyncio.timeout(self._limit)
         self._gauge.inc()
         try:
-            async with aclosing(events), limit:
-                self._open[limit] = request
-                await self._write_all(request, response, events, names)
+            async with aclosing(events), self.held(request, self._limit):
+                await self._write_all(request, response, events, names, case)
         except (ConnectionError, TimeoutError):
             # The client is gone or stalled; or the limit, reached or set to now.
             pass
         except DownloaddError as exc:
             _log.warning("sse.broke_off", reason=exc.message)
         finally:
-            self._open.pop(limit, None)
             self._gauge.dec()
             _abort_if_stalled(request)
         return response
@@ -97,19 +101,36 @@ class Streams:
         response: EventSourceResponse,
         events: AsyncGenerator[Event],
         names: Names,
+        case: Case,
     ) -> None:
         await response.prepare(request)
         async with response:
             await response.write(_RETRY)
             async for event in events:
-                await response.write(self._encoded(event, names))
+                await response.write(self._encoded(event, names, case))
 
-    def _encoded(self, event: Event, names: Names) -> bytes:
+    @asynccontextmanager
+    async def held(self, request: web.Request, seconds: float) -> AsyncIterator[None]:
+        """Hold a request open for so long at most.
+
+        Raises ``TimeoutError`` then, or sooner when its client is gone or the server ends.
+        """
+        async with asyncio.timeout(seconds) as limit:
+            self._open[limit] = request
+            try:
+                yield
+            finally:
+                self._open.pop(limit, None)
+
+    def _encoded(self, event: Event, names: Names, case: Case) -> bytes:
         # Subscribers of one job are woken one after the other with the same
-        # event: it is formatted for the first of them.
-        if self._last[0] is not event or self._last[1] is not names:
-            self._last = (event, names, encode(event, names))
-        return self._last[2]
+        # event: it is formatted for the first of each naming.
+        if self._last is not event:
+            self._last, self._encodings = event, {}
+        key = (id(names), case)
+        if key not in self._encodings:
+            self._encodings[key] = encode(event, names, case)
+        return self._encodings[key]
 
     def end_all(self) -> None:
         """End every stream, soon and in order."""
@@ -141,9 +162,10 @@ def _abort_if_stalled(request: web.Request) -> None:
         transport.abort()
 
 
-def encode(event: Event, names: Names = CANONICAL) -> bytes:
+def encode(event: Event, names: Names = CANONICAL, case: Case = Case.CAMEL) -> bytes:
     """One event as it goes over the wire; JSON has no line breaks to take care of."""
-    data = json.dumps(event.data, ensure_ascii=False, separators=(",", ":"))
+    told = snake(event.data) if case is Case.SNAKE else event.data
+    data = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
     place = f"id: {event.id}\r\n" if event.id is not None else ""
     return f"{place}event: {names.get(event.type, event.type)}\r\ndata: {data}\r\n\r\n".encode()
 

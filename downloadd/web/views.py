@@ -42,11 +42,12 @@ def _snake_name(name: str) -> str:
     return _HUMP.sub(lambda hump: f"_{hump[0].lower()}", name)
 
 
-def _snake(view: Any) -> Any:
+def snake(view: Any) -> Any:
+    """A view with all its names in snake_case, however deep."""
     if isinstance(view, list):
-        return [_snake(item) for item in view]
+        return [snake(item) for item in view]
     if isinstance(view, dict):
-        return {_snake_name(name): _snake(value) for name, value in view.items()}
+        return {_snake_name(name): snake(value) for name, value in view.items()}
     return view
 
 
@@ -54,7 +55,7 @@ def in_case(view: dict[str, Any], job: Job, case: Case | None = None) -> dict[st
     """A view of a job in the case asked for, else in the one that the job was asked for in."""
     if case is None:
         case = Case.SNAKE if job.form is Form.FILE else Case.CAMEL
-    named: dict[str, Any] = _snake(view) if case is Case.SNAKE else view
+    named: dict[str, Any] = snake(view) if case is Case.SNAKE else view
     return named
 
 
@@ -65,6 +66,21 @@ def job_paths(job_id: str) -> dict[str, str]:
         "statusUrl": f"/v1/download/status/{job_id}",
         "resultUrl": f"/v1/download/result/{job_id}",
     }
+
+
+def export_path(job_id: str) -> str:
+    """Where a job made through ``/v1/export`` is polled."""
+    return f"/v1/export/{job_id}"
+
+
+def managed_path(job_id: str) -> str:
+    """Where the manager of seeds/004 polls a job."""
+    return f"/v1/download/job/{job_id}"
+
+
+def status_path(job_id: str) -> str:
+    """Where a job is polled in its canonical form."""
+    return job_paths(job_id)["statusUrl"]
 
 
 def job_view(job: Job, *, files: bool = False) -> dict[str, Any]:
@@ -168,7 +184,7 @@ def progress_view(job: Job) -> dict[str, Any]:
     """How far a job is: files, percents, and milliseconds to go."""
     remaining = job.remaining
     return {
-        "current": job.files_completed,
+        "current": job.files_completed + job.files_failed,
         "total": job.total_files,
         "percentage": job.progress,
         "estimatedTimeRemaining": None if remaining is None else remaining * 1000,
@@ -192,7 +208,8 @@ def managed_view(job: Job, *, files: bool = True) -> dict[str, Any]:
 
 def _managed_file(file: FileEntry) -> dict[str, Any]:
     view: dict[str, Any] = {
-        "file_id": file.source.file_id,
+        # As in ``label``, but a number.
+        "file_id": int(file.label),
         "status": _MANAGED_FILE.get(file.status, file.status.value),
     }
     return view if file.error is None else view | {"error": file.error}
@@ -225,7 +242,10 @@ def managed_link_view(
 
 
 def start_view(job: Job, trace_id: str) -> dict[str, Any]:
-    """How a job of one file ended, to the caller who waited for it."""
+    """How a job of one file ended, to the caller who waited for it.
+
+    What gave no archive has failed; the message says in which way.
+    """
     done = job.status is JobStatus.COMPLETED and job.archive is not None
     milliseconds = _processing_ms(job) or 0
     message = f"Download ready after {milliseconds / 1000:.1f} seconds"
@@ -234,7 +254,7 @@ def start_view(job: Job, trace_id: str) -> dict[str, Any]:
         message = f"{said.rstrip('.')} after {milliseconds / 1000:.1f} seconds of processing"
     return {
         "file_id": job.file_id,
-        "status": job.status.value,
+        "status": (JobStatus.COMPLETED if done else JobStatus.FAILED).value,
         "downloadUrl": job.link.url if done and job.link else None,
         "size": job.archive.size if done and job.archive else None,
         "processingTimeMs": milliseconds,

@@ -13,9 +13,9 @@ from downloadd.model import Event, EventType, Form, Job
 from downloadd.web import keys
 from downloadd.web.middleware.timeout import lift
 from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
-from downloadd.web.requests import ANONYMOUS, job_id_of
+from downloadd.web.requests import ANONYMOUS, case_of, job_id_of
 from downloadd.web.sse import last_event_id
-from downloadd.web.views import job_view
+from downloadd.web.views import Case, job_view
 
 #: Before the first event of any stream.
 BEGINNING = "0-0"
@@ -34,13 +34,14 @@ def subscribe(names: Names | None = None) -> Handler:
 
 
 async def _subscribe(request: web.Request, names: Names | None) -> web.StreamResponse:
-    """Answer with the job's events.
+    """Answer with the job's events, in camelCase unless ``?case=snake`` asks otherwise.
 
     204, on which an ``EventSource`` stops reconnecting, when the client has
     seen the job's last event. While the server is being stopped a stream has
     no events: its end brings the client back, to the next process, as an
     error would not.
     """
+    case = case_of(request) or Case.CAMEL
     service = request.app[keys.SERVICE]
     job = await service.get(job_id_of(request), ANONYMOUS)
     seen = last_event_id(request, job.cursor)
@@ -59,7 +60,7 @@ async def _subscribe(request: web.Request, names: Names | None) -> web.StreamRes
     if names is FOUR:
         events = telling_status(events)
     lift(request)
-    return await request.app[keys.STREAMS].run(request, events, names)
+    return await request.app[keys.STREAMS].run(request, events, names, case)
 
 
 async def _events(*events: Event) -> AsyncGenerator[Event]:

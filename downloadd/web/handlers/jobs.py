@@ -12,7 +12,7 @@ from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
 from downloadd.web.answers import json_answer
 from downloadd.web.requests import ANONYMOUS, case_of, flag_of, job_id_of
-from downloadd.web.views import Case, dumps, etag, in_case, job_paths, job_view, result_view
+from downloadd.web.views import Case, dumps, etag, in_case, job_view, result_view, status_path
 
 
 class JobView(Protocol):
@@ -65,14 +65,17 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 def retry(
-    view: Callable[[Job], dict[str, Any]] = job_view, *, usual: Case | None = None
+    view: Callable[[Job], dict[str, Any]] = job_view,
+    *,
+    usual: Case | None = None,
+    path: Callable[[str], str] = status_path,
 ) -> Handler:
-    """Return the handler that queues a job once more."""
+    """Return the handler that queues a job once more; ``path`` is where it is polled then."""
 
     async def handler(request: web.Request) -> web.Response:
         case = case_of(request) or usual
         job = await request.app[keys.SERVICE].retry(job_id_of(request), ANONYMOUS)
-        headers = {"Location": job_paths(job.id)["statusUrl"]}
+        headers = {"Location": path(job.id)}
         return json_answer(in_case(view(job), job, case), headers)
 
     return handler

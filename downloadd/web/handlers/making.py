@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from aiohttp import web
 
 from downloadd.errors import ServerStopping, ValidationError
-from downloadd.jobs.service import JobRequest, JobService
+from downloadd.jobs.service import JobRequest
 from downloadd.model import Form, Job
 from downloadd.ports import Created
-from downloadd.telemetry.tracing import trace_id
 from downloadd.web import keys
 from downloadd.web.answers import POLL_AFTER_SECONDS, json_answer
 from downloadd.web.body import canonical_hash, json_object
 from downloadd.web.handlers.events import BEGINNING
+from downloadd.web.middleware.timeout import time_left
 from downloadd.web.origins import is_welcome
-from downloadd.web.requests import ANONYMOUS, case_of
+from downloadd.web.requests import ANONYMOUS, case_of, trace_of
 from downloadd.web.schemas import Initiation
-from downloadd.web.views import in_case, job_view, start_view
+from downloadd.web.views import export_path, in_case, job_view, start_view, status_path
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
-#: How much of a request's time the old synchronous call waits: the rest is for its answer.
-_WAIT_SHARE = 5 / 6
+#: How much of a request's time the old synchronous call keeps for its answer.
+_ANSWER_SHARE = 1 / 6
 
 
 async def initiate(request: web.Request) -> web.Response:
@@ -64,32 +63,21 @@ async def start(request: web.Request) -> web.Response:
         later = _created(request, job, created, status=202)
         later.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
         return later
-    view = start_view(job, trace_id(request.headers.get("traceparent")))
+    view = start_view(job, job.trace_id or trace_of(request))
     # Half of its names are in one case and half in the other, as they always were.
     return json_answer(view if case is None else in_case(view, job, case))
 
 
 async def _wait(request: web.Request, job: Job) -> None:
-    """Wait for the job's end, for a while."""
-    seconds = request.app[keys.REQUEST_TIMEOUT] * _WAIT_SHARE
-    waits = {
-        asyncio.create_task(_followed(request.app[keys.SERVICE], job)),
-        asyncio.create_task(request.app[keys.LIFECYCLE].drained()),
-    }
-    try:
-        done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waits:
-            task.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-    for task in done:
-        task.result()
-
-
-async def _followed(service: JobService, job: Job) -> None:
-    async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
-        async for _ in events:
-            pass
+    """Wait for the job's end: for a while, and for a client that is there."""
+    seconds = time_left(request) - request.app[keys.REQUEST_TIMEOUT] * _ANSWER_SHARE
+    if seconds <= 0 or request.app[keys.LIFECYCLE].draining:
+        return
+    events = request.app[keys.SERVICE].watch(job, job.cursor or BEGINNING)
+    with suppress(TimeoutError):
+        async with aclosing(events), request.app[keys.STREAMS].held(request, seconds):
+            async for _ in events:
+                pass
 
 
 async def _read(request: web.Request, *, plain: bool = False) -> tuple[dict[str, Any], Initiation]:
@@ -113,7 +101,7 @@ async def _make(
             dedupe=wanted.dedupe,
             idempotency_key=_idempotency_key(request),
             body_hash=canonical_hash(told),
-            trace_id=trace_id(request.headers.get("traceparent")),
+            trace_id=trace_of(request),
             callback_url=wanted.callback_url,
         ),
     )
@@ -126,7 +114,8 @@ def _created(
     request: web.Request, job: Job, created: Created, *, status: int = 200
 ) -> web.Response:
     view = job_view(job)
-    headers = {"Location": view["statusUrl"]}
+    path = export_path if job.form is Form.EXPORT else status_path
+    headers = {"Location": path(job.id)}
     if created.by_key and created.replayed:
         headers["Idempotent-Replayed"] = "true"
     return json_answer(in_case(view, job, case_of(request)), headers, status=status)

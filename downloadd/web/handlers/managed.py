@@ -10,7 +10,13 @@ from aiohttp import web
 from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
 from downloadd.web.handlers import jobs
-from downloadd.web.views import Case, managed_link_view, managed_retry_view, managed_view
+from downloadd.web.views import (
+    Case,
+    managed_link_view,
+    managed_path,
+    managed_retry_view,
+    managed_view,
+)
 
 
 def _link(request: web.Request, job: Job, archive: Archive, link: Link) -> dict[str, Any]:
@@ -19,5 +25,5 @@ def _link(request: web.Request, job: Job, archive: Archive, link: Link) -> dict[
 
 
 status = jobs.status(managed_view, files=True, usual=Case.CAMEL)
-retry = jobs.retry(managed_retry_view, usual=Case.CAMEL)
+retry = jobs.retry(managed_retry_view, usual=Case.CAMEL, path=managed_path)
 download_url = jobs.result(_link, usual=Case.CAMEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -33,6 +34,12 @@ def timeout(seconds: float) -> Middleware:
             raise AnswerTimeout("The answer took too long; try again in a few seconds.") from exc
 
     return middleware
+
+
+def time_left(request: web.Request) -> float:
+    """Seconds until this request is given up; endless where its limit is lifted."""
+    when = request[_LIMIT].when()
+    return math.inf if when is None else max(0.0, when - asyncio.get_running_loop().time())
 
 
 def lift(request: web.Request) -> None:

@@ -5,8 +5,29 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from downloadd.model import Archive, FileEntry, FileStatus, Job, JobStatus, Link, Source, Stage
-from downloadd.web.views import file_view, job_view
+from hypothesis import given
+from hypothesis import strategies as st
+
+from downloadd.model import (
+    Archive,
+    FileEntry,
+    FileStatus,
+    Form,
+    Job,
+    JobStatus,
+    Link,
+    Source,
+    Stage,
+)
+from downloadd.web.views import (
+    Case,
+    file_view,
+    in_case,
+    job_view,
+    managed_view,
+    progress_view,
+    snake,
+)
 
 BASE: dict[str, Any] = {
     "id": str(uuid.uuid4()),
@@ -82,3 +103,50 @@ def test_file_urls_are_redacted() -> None:
     """Neither user, password, query values nor fragment are shown."""
     assert file_view(FILE)["originalUrl"] == "https://files.example/a?sig=***"
     assert file_view(FILE)["fileId"] == "1"
+
+
+JOBS = st.integers(1, 1000).flatmap(
+    lambda total: st.integers(0, total).flatmap(
+        lambda settled: st.builds(
+            Job,
+            id=st.just("j"),
+            total_files=st.just(total),
+            files_completed=st.integers(0, settled),
+            files_failed=st.just(0),
+            progress=st.integers(0, 100),
+            status=st.sampled_from([JobStatus.QUEUED, JobStatus.PROCESSING, JobStatus.FAILED]),
+            created_at=st.just(1.0),
+            updated_at=st.just(1.0),
+            work_left=st.none() | st.floats(0.001, 1e6),
+            wait=st.none() | st.floats(0, 1e6),
+        ),
+    ),
+)
+
+
+@given(JOBS)
+def test_progress_agrees_with_the_job(job: Job) -> None:
+    """The manager's numbers are the job's own, its time to go in milliseconds."""
+    view = progress_view(job)
+    assert 0 <= view["current"] <= view["total"] == job.total_files
+    assert view["percentage"] == job.progress
+    told = job_view(job).get("estimatedTimeRemaining")
+    assert view["estimatedTimeRemaining"] == (None if told is None else told * 1000)
+
+
+@given(JOBS, st.sampled_from(Form))
+def test_both_cases_say_the_same(job: Job, form: Form) -> None:
+    """Snake case changes names alone, loses none, and is what a single file's job speaks."""
+    view = job_view(job.evolve(form=form))
+    written = snake(view)
+    assert list(written.values()) == list(view.values())
+    assert all(name == name.lower() for name in written)
+    assert in_case(view, job.evolve(form=form)) == (written if form is Form.FILE else view)
+    assert in_case(view, job, Case.SNAKE) == written
+
+
+def test_files_without_an_id_are_numbered() -> None:
+    """The manager's files have a number always; what is under way is pending."""
+    file = FILE.evolve(status=FileStatus.FETCHING)
+    view = managed_view(Job(**BASE, files=(file,)))
+    assert view["filesProcessed"] == [{"file_id": 1, "status": "pending"}]
