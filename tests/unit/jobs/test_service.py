@@ -232,3 +232,26 @@ async def test_a_waiting_job_says_how_long(
     found = await service(world).get("j", "ann")
     assert found.remaining == left
     assert found.completion == (None if left is None else at + left)
+
+
+async def test_a_cancel_outlives_the_request_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was begun is gone through with, and a stop of the service waits for it."""
+    world, go = World(job()), asyncio.Event()
+    begun = asyncio.Event()
+
+    async def slowly(job_id: str, now: float) -> tuple[Job, str | None]:
+        begun.set()
+        await go.wait()
+        world.cancelled = True
+        return world.job, None
+
+    monkeypatch.setattr(world, "cancel", slowly)
+    jobs = service(world)
+    asked = asyncio.create_task(jobs.cancel("j", "ann"))
+    await begun.wait()
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    go.set()
+    await jobs.close()
+    assert world.cancelled
