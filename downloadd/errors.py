@@ -21,7 +21,8 @@
     │   │   ├── SourceStalled        (transient) no byte for too long
     │   │   ├── SourceTruncated      (transient) the body ended early
     │   │   ├── SourceUnavailable    (transient) 408, 425, 429, 5xx
-    │   │   ├── SourceRefused        any other 4xx
+    │   │   ├── SourceRefused        any other 4xx; a stored file that may not be read
+    │   │   │   └── SourceMissing    no stored file for an id
     │   │   ├── SourceProtocolError  an answer that is not proper HTTP
     │   │   ├── SourceChanged        (transient) another file on resumption
     │   │   └── TooManyRedirects
@@ -42,6 +43,7 @@
     │   └── LeaseLost            another process has taken the job over
     ├── StorageError             object storage
     │   ├── StorageUnavailable   (transient)
+    │   │   └── ObjectChanged    another object has the key by now
     │   ├── StorageRefused       credentials, permissions, bad request
     │   ├── ObjectMissing
     │   ├── UploadMissing        the multipart upload is gone
@@ -185,6 +187,10 @@ class SourceRefused(SourceError):
     code = "source_refused"
 
 
+class SourceMissing(SourceRefused):
+    code = "source_missing"
+
+
 class SourceProtocolError(SourceError):
     code = "source_protocol_error"
 
@@ -269,6 +275,10 @@ class StorageError(DownloaddError):
 class StorageUnavailable(StorageError):
     code = "storage_unavailable"
     transient = True
+
+
+class ObjectChanged(StorageUnavailable):
+    code = "object_changed"
 
 
 class StorageRefused(StorageError):

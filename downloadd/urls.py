@@ -63,4 +63,6 @@ def _host_of(origin: str) -> str:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         return parts.netloc
-    return f"{(parts.hostname or '').rstrip('.')}:{port}"
+    if not parts.hostname:
+        return parts.scheme  # our own storage has no host
+    return f"{parts.hostname.rstrip('.')}:{port}"

@@ -6,17 +6,16 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from isal import isal_zlib
 
-from downloadd.errors import DownloaddError, StorageCorrupt, UploadMissing
+from downloadd.errors import DownloaddError, ObjectMissing, StorageCorrupt, UploadMissing
 from downloadd.model import Archive, Link, Source
 from downloadd.ports import (
     Found,
     History,
-    ObjectBody,
     ObjectMeta,
     PaceStore,
     Part,
@@ -97,6 +96,22 @@ class FakeReader:
             self.open_now -= 1
 
 
+@dataclass
+class FakeObject:
+    """An ``ObjectBody`` over bytes."""
+
+    data: bytes
+    offset: int
+    size: int
+    etag: str
+    modified: float | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self.data
+
+
 class MemoryStore:
     """An ``ObjectStore`` in memory that checks what it is given."""
 
@@ -167,8 +182,13 @@ class MemoryStore:
         self.calls["read"] += 1
         yield self.objects[key]
 
-    def open(self, key: str, *, offset: int = 0) -> AbstractAsyncContextManager[ObjectBody]:
-        raise NotImplementedError
+    @asynccontextmanager
+    async def open(self, key: str, *, offset: int = 0) -> AsyncIterator[Answer]:
+        self.calls["open"] += 1
+        if key not in self.objects:
+            raise ObjectMissing(f"There is no {key!r}.")
+        data = self.objects[key]
+        yield FakeObject(data[offset:], offset, len(data), self._stored(key).etag)
 
     async def delete(self, key: str) -> None:
         self.objects.pop(key, None)

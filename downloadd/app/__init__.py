@@ -15,6 +15,7 @@ from aiohttp import web
 from downloadd.app import foundations, webhooks, work
 from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
 from downloadd.config import Settings
+from downloadd.errors import AddressBlocked, ConfigError
 from downloadd.model import Source
 from downloadd.network.guard import AddressGuard
 from downloadd.ports import SystemClock
@@ -26,6 +27,9 @@ from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
 
 __all__ = ["POOL", "SITE", "STATE", "STORAGE_PROBE", "begin_drain", "create_app", "url_of"]
+
+#: An id that may be asked for.
+_SAMPLE_ID = 10_000
 
 RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     foundations.redis,
@@ -52,8 +56,8 @@ def create_app(
     """Put the application together; its resources begin with its start.
 
     ``host`` and ``port`` are those that the server listens on, where they are
-    not the settings' own (port 0). Starting raises ``StateLocked`` and other
-    ``StateError``s, ``StorageError``, ``SpoolError``.
+    not the settings' own (port 0). Raises ``ConfigError``; starting raises
+    ``StateLocked`` and other ``StateError``s, ``StorageError``, ``SpoolError``.
     """
     metrics = Metrics()
     app = make_application(
@@ -79,7 +83,7 @@ def create_app(
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,
         check_url=app[GUARD].check_url,
-        locate=_locator(settings),
+        locate=_locator(settings, app[GUARD]),
         callbacks=webhooks.can_sign(settings),
     )
     app.cleanup_ctx.extend(RESOURCES)
@@ -107,8 +111,11 @@ def _guard(site: Site) -> AddressGuard:
     )
 
 
-def _locator(settings: Settings) -> Callable[[int], Source]:
-    """Where a file lies that is asked for by its id alone."""
+def _locator(settings: Settings, guard: AddressGuard) -> Callable[[int], Source]:
+    """Where a file lies that is asked for by its id alone.
+
+    ``ConfigError`` for a template of addresses that are closed.
+    """
     template, key = settings.fetch.source_url_template, settings.storage.source_key
 
     def locate(file_id: int) -> Source:
@@ -118,4 +125,17 @@ def _locator(settings: Settings) -> Callable[[int], Source]:
         named = key.replace("{file_id}", str(file_id))
         return Source(url=f"storage:///{quote(named)}", key=named, file_id=file_id)
 
+    if template:
+        _check_template(locate(_SAMPLE_ID).url, guard)
     return locate
+
+
+def _check_template(url: str, guard: AddressGuard) -> None:
+    """Tell who runs the server, and not each caller."""
+    try:
+        guard.check_url(url)
+    except AddressBlocked as exc:
+        raise ConfigError(
+            f"fetch.source_url_template makes URLs that may not be fetched: {exc.reason}; "
+            "network.allow and network.ports open addresses and ports"
+        ) from exc

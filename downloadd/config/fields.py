@@ -83,6 +83,35 @@ class Text(Setting):
         return text
 
 
+class KeyTemplate(Text):
+    """The key of an object for each file id; one that stays within a folder."""
+
+    #: No part of it is empty or hidden, nor leads upwards.
+    _FORM = r"(?!(?:.*/)?(?:[./]|\Z))[^\\\x00-\x1f\x7f]*\{file_id\}[^\\\x00-\x1f\x7f]*"
+    #: An archive's own name, which is removed when nobody is known to want it.
+    _ARCHIVE = re.compile(r".*[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:-[0-9]+)?\.zip")
+    #: Ids have five to nine digits.
+    _DIGITS = range(5, 10)
+    _LONGEST = 1000
+
+    def __init__(self) -> None:
+        super().__init__(
+            "an object key with {file_id} in it, of at most 1,000 bytes, without a backslash, "
+            "whose parts between slashes are not empty and begin with no dot, "
+            "and which is not what archives are called",
+            self._FORM,
+        )
+
+    def parse(self, value: object) -> str:
+        text = super().parse(value)
+        keys = [text.replace("{file_id}", "1" * digits) for digits in self._DIGITS]
+        if any(self._ARCHIVE.fullmatch(key) for key in keys):
+            raise Refused(value)
+        if len(keys[-1].encode()) > self._LONGEST:
+            raise Refused(value)
+        return text
+
+
 class Secret(Text):
     """Text that is never shown."""
 

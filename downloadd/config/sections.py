@@ -20,6 +20,7 @@ from downloadd.config.address_fields import Network as NetworkField
 from downloadd.config.fields import (
     Choice,
     Folder,
+    KeyTemplate,
     Seconds,
     Secret,
     Several,
@@ -106,10 +107,8 @@ class Storage:
     access_key_id: _Secret = field(default="", repr=False)
     secret_access_key: _Secret = field(default="", repr=False)
     force_path_style: _Flag = False
-    source_key: Annotated[
-        str,
-        Text("an object key with {file_id} in it", r".*\{file_id\}.*"),
-    ] = "{file_id}.zip"
+    #: The object that is a file's source when only its id is given.
+    source_key: Annotated[str, KeyTemplate()] = "{file_id}.zip"
     #: S3 signs for seven days at most.
     presign_ttl: Annotated[int, Whole(1, 7 * DAY, "seconds")] = HOUR
     archive_ttl: _Period = DAY

@@ -16,6 +16,7 @@ from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
 
 from downloadd.errors import (
+    ObjectChanged,
     ObjectMissing,
     StorageCorrupt,
     StorageError,
@@ -51,7 +52,8 @@ _BY_CODE: dict[str, type[StorageError]] = {
     "TooManyRequests": StorageUnavailable,
     "OperationAborted": StorageUnavailable,
     "TemporaryRedirect": StorageUnavailable,
-    "PreconditionFailed": StorageUnavailable,
+    "PreconditionFailed": ObjectChanged,
+    "InvalidRange": ObjectChanged,
 }
 
 #: What the operator can do about it.
@@ -73,7 +75,7 @@ _ADVICE: dict[str, str] = {
 #: Where there is no document: answers to HEAD.
 _CODE_OF_STATUS = {301: "PermanentRedirect", 403: "AccessDenied"}
 
-_TRANSIENT_STATUS = frozenset({307, 408, 412, 425, 429})
+_TRANSIENT_STATUS = frozenset({307, 408, 425, 429})
 
 #: By exception class, most specific first.
 _BY_EXCEPTION: tuple[tuple[type[BaseException], type[StorageError]], ...] = (
@@ -112,6 +114,8 @@ def _class_of(status: int, code: str) -> type[StorageError]:
         return _BY_CODE[code]
     if status == 501:
         return ChecksumUnsupported
+    if status in (412, 416):
+        return ObjectChanged
     if status >= 500 or status in _TRANSIENT_STATUS:
         return StorageUnavailable
     if status == 404 and code != "NoSuchBucket":

@@ -6,14 +6,16 @@ import contextlib
 import email.utils
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from downloadd.errors import ObjectMissing, StorageUnavailable
+from downloadd.errors import ObjectChanged, ObjectMissing, StorageUnavailable
 from downloadd.objects.faults import translated
+from downloadd.objects.files import stored
 from downloadd.objects.transfer import DataPath
 from downloadd.objects.writers import Descriptor
 
@@ -35,8 +37,12 @@ class S3Body:
         self.size = int(part[2]) if part else int(headers.get("Content-Length", 0))
         self.etag = headers.get("ETag", "").strip('"')
         self.modified = _seconds(headers.get("Last-Modified"))
-        self.content_type: str | None = headers.get("Content-Type")
-        self.content_encoding: str | None = headers.get("Content-Encoding")
+        media_type = headers.get("Content-Type", "").partition(";")[0]
+        self.content_type: str | None = media_type.strip().lower() or None
+        encoding = headers.get("Content-Encoding", "").strip().lower()
+        # The other says how it was uploaded, and some servers keep that.
+        plain = encoding in ("", "identity", "aws-chunked")
+        self.content_encoding: str | None = None if plain else encoding
         self._content = response.content
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -67,7 +73,7 @@ class FileBody:
         self.offset = offset
         self.size = found.st_size
         # As that of an object that is served: it changes whenever the file is written.
-        self.etag = f"{found.st_mtime_ns:x}-{found.st_size:x}"
+        self.etag = stored(found).etag
         self.modified: float | None = found.st_mtime
         self._run = run
         self._file = file
@@ -77,8 +83,9 @@ class FileBody:
         while chunk := await self._run(self._file.read, _CHUNK, position):
             position += len(chunk)
             yield chunk
-        if position < self.size:
-            raise StorageUnavailable("A stored file became shorter while it was read.")
+        now = await self._run(self._file.stat)
+        if position != self.size or stored(now).etag != self.etag:
+            raise ObjectChanged("A stored file was written to while it was read.")
 
 
 @contextlib.asynccontextmanager
@@ -88,17 +95,20 @@ async def open_file(run: Runner, path: Path, key: str, offset: int) -> AsyncIter
     try:
         found = await run(_stat, file, key)
         # Of what has become shorter there is nothing to go on with.
-        yield FileBody(run, file, found, offset if offset <= found.st_size else 0)
+        yield FileBody(run, file, found, offset if offset < found.st_size else 0)
     finally:
         await run(file.close)
 
 
 def _stat(file: Descriptor, key: str) -> os.stat_result:
     try:
-        fd = file.open(os.O_RDONLY)
+        # Not to wait for ever where somebody has put a pipe.
+        found = os.fstat(file.open(os.O_RDONLY | os.O_NONBLOCK))
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise ObjectMissing(f"There is no {key!r}.") from exc
-    return os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise ObjectMissing(f"There is no {key!r}.")
+    return found
 
 
 def _seconds(date: str | None) -> float | None:

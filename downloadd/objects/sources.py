@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from downloadd.errors import ObjectMissing, SourceChanged, SourceRefused, StorageRefused
+import structlog
+
+from downloadd.errors import (
+    ObjectChanged,
+    ObjectMissing,
+    SourceChanged,
+    SourceMissing,
+    SourceRefused,
+    StorageRefused,
+)
 from downloadd.model import Source
 from downloadd.ports import ObjectBody, ObjectStore, SourceBody, SourceReader
+
+log = structlog.get_logger(__name__)
+
+_CHANGED = "The stored file has changed since it was begun."
 
 
 class StoredBody:
@@ -48,14 +61,16 @@ class StoredSource:
             async with self._objects.open(source.key or "", offset=offset) as found:
                 body = StoredBody(found)
                 if offset and validator not in (None, body.validator):
-                    raise SourceChanged("The stored file has changed since it was begun.")
+                    raise SourceChanged(_CHANGED)
                 yield body
         except ObjectMissing as exc:
-            raise SourceRefused(f"There is no stored file {source.file_id}.") from exc
+            raise SourceMissing(f"There is no stored file {source.file_id}.") from exc
+        except ObjectChanged as exc:
+            raise SourceChanged(_CHANGED) from exc
         except StorageRefused as exc:
-            if offset:  # nothing lies behind the end of a file that has become shorter
-                raise SourceChanged("The stored file has changed since it was begun.") from exc
-            raise
+            # So does a bucket that may not be listed of what is not there.
+            log.warning("source.storage_refused", fileId=source.file_id, error=exc.message)
+            raise SourceRefused(f"The stored file {source.file_id} may not be read.") from exc
 
 
 class Sources:

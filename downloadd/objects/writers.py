@@ -32,6 +32,9 @@ class Descriptor:
     def read(self, size: int, offset: int) -> bytes:
         return os.pread(self.open(os.O_RDONLY), size, offset)
 
+    def stat(self) -> os.stat_result:
+        return os.fstat(self.open(os.O_RDONLY))
+
     def close(self) -> None:
         if self._fd is not None:
             fd, self._fd = self._fd, None

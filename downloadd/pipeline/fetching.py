@@ -157,8 +157,8 @@ class FileFetch:
         intake = self._intake
         if self.received and intake.origin.validator is None:
             await self.close()
-        if self.attempts == 1 and any(delay := self._services.policy.delay):
-            await self._services.clock.sleep(random.uniform(*delay))  # noqa: S311 (no secret)
+        if self.attempts == 1 and not self.received:
+            await self._hold_back()
         async with self._services.reader.open(
             self._entry.source,
             offset=self.received,
@@ -168,6 +168,11 @@ class FileFetch:
             with intake.room.moving():
                 await self._receive(body)
                 return await intake.finish(self.attempts)
+
+    async def _hold_back(self) -> None:
+        """Wait as a slow source would have us wait, in its slot; not where it has begun before."""
+        if any(delay := self._services.policy.delay):
+            await self._services.clock.sleep(random.uniform(*delay))  # noqa: S311 (no secret)
 
     async def _accept(self, body: SourceBody) -> None:
         if body.offset != self.received:

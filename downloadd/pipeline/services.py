@@ -21,7 +21,7 @@ class FetchPolicy(Record):
     longest_backoff: float = 30.0
     max_file_bytes: int
     format_check: Literal["warn", "reject", "off"]
-    #: Least and most that each file is held back, for trying proxies and pages.
+    #: Least and most that each file is held back, for trying proxies and pages. Seconds.
     delay: tuple[float, float] = (0.0, 0.0)
 
 

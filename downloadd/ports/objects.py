@@ -89,11 +89,17 @@ class ObjectBody(Protocol):
     etag: str
     #: Seconds since the epoch.
     modified: float | None
+    #: Media type without parameters, lower case; None where the storage keeps none.
     content_type: str | None
+    #: Lower case; None for identity. Bytes are never decoded.
     content_encoding: str | None
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the bytes as they come. ``StorageUnavailable`` where they end too soon."""
+        """Yield the bytes as they come.
+
+        ``StorageUnavailable`` where they end too soon; ``ObjectChanged`` where
+        somebody is seen to have written to the object meanwhile.
+        """
         ...
 
 
@@ -163,7 +169,7 @@ class ObjectStore(Protocol):
     def open(self, key: str, *, offset: int = 0) -> AbstractAsyncContextManager[ObjectBody]:
         """Read an object from an offset on, a single time. ``ObjectMissing``.
 
-        Where it has fewer bytes: ``StorageRefused``, or all of them come.
+        Where it has no byte there: ``ObjectChanged``, or all of it comes.
         """
         ...
 

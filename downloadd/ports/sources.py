@@ -44,7 +44,7 @@ class SourceBody(Protocol):
 
 
 class SourceReader(Protocol):
-    """HTTP as the pipeline sees it."""
+    """Sources as the pipeline sees them: HTTP, or the storage."""
 
     def open(
         self,
@@ -62,6 +62,7 @@ class SourceReader(Protocol):
         Raises ``AddressBlocked``, ``SourceUnreachable``, ``SourceStalled``,
         ``SourceUnavailable`` (with ``retry_after``), ``SourceRefused``,
         ``SourceProtocolError``, ``SourceChanged`` (416, or a range other than
-        the one asked for), ``TooManyRedirects``.
+        the one asked for), ``TooManyRedirects``; for a stored file ``SourceMissing``,
+        and ``StorageUnavailable``, which is no fault of the file's.
         """
         ...

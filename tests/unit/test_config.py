@@ -144,6 +144,37 @@ class TestDefaults:
         assert load(environ=environ).state.data_dir == Path(folder)
 
     @pytest.mark.parametrize(
+        "key", ["{file_id}", "{file_id}.zip", "in/{file_id}/ä {x}.pdf", "{file_id}/{file_id}..zip"]
+    )
+    def test_source_keys(self, key: str) -> None:
+        """Any key within the storage may be what an id stands for."""
+        assert load(overrides={"storage.source_key": key}).storage.source_key == key
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            "",
+            "a.zip",
+            "/{file_id}",
+            "{file_id}/",
+            "a//{file_id}",
+            "../{file_id}",
+            "a/../{file_id}",
+            "{file_id}/..",
+            ".uploads/{file_id}",
+            "a\\{file_id}",
+            "a\n{file_id}",
+            "x" * 1000 + "{file_id}",
+            # What the sweeper would take for an archive whose job is forgotten.
+            "{file_id}000-0000-4000-8000-000000000000.zip",
+            "00000000-0000-4000-8000-{file_id}0000000-1.zip",
+        ],
+    )
+    def test_source_keys_stay_where_they_belong(self, key: str) -> None:
+        """A key that leads out of the storage's folder, or is an archive's own, is refused."""
+        assert "--source-key is" in refused(overrides={"storage.source_key": key})
+
+    @pytest.mark.parametrize(
         ("environ", "kind"),
         [
             ({}, "local"),

@@ -24,6 +24,7 @@ from downloadd.model import FileEntry, Job, JobStatus, Options, Source
 from downloadd.network.fetch import HttpSource
 from downloadd.network.guard import AddressGuard
 from downloadd.objects.local import open_local_store
+from downloadd.objects.sources import Sources, StoredSource
 from downloadd.pipeline import (
     DiskBudget,
     FetchPolicy,
@@ -106,7 +107,7 @@ class Rig:
             policy = FetchPolicy(retries=3, backoff=0.05, max_file_bytes=GIB, format_check="warn")
             services = RunServices(
                 fetch=FetchServices(
-                    reader=reader,
+                    reader=Sources(reader, StoredSource(self.objects)),  # type: ignore[arg-type]
                     clock=clock,
                     spool=spool,
                     slots=FetchSlots(32, 32),

@@ -483,3 +483,17 @@ async def test_sweeping_beside_jobs(rig: Rig) -> None:
 async def _nothing_is_left_in_redis(state: State) -> None:
     for name in (state.keys.queue, state.keys.active):
         assert await state.client.execute("ZCARD", name) == 0
+
+
+async def test_stored_sources_stay(site: Site) -> None:
+    """What was put into the storage for jobs to fetch is never removed, however it is named."""
+    ns = await site.namespace()
+    keys = {"70000.zip", "in/70001.zip", "order-70002-1.zip"}
+    for key in keys:
+        await site.put(key)
+    orphan = await site.put(f"{ns}{uuid.uuid4()}.zip")
+    site.clock.ahead = 400 * DAY
+    assert await site.sweeper.sweep()
+    await site.sweeper.expire()
+    assert orphan not in await site.keys()
+    assert keys <= await site.keys()

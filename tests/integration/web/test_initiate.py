@@ -70,8 +70,6 @@ async def test_every_broken_rule_is_a_400_that_leaves_nothing(start: Start, tmp_
     unsupported = [
         ({"source_urls": [URL], "options": {"watermark": True}}, "options.watermark"),
         ({"source_urls": [URL], "callback_url": "https://app.example/h"}, "callback_url"),
-        ({"file_ids": [70000]}, "file_ids"),
-        ({"file_id": 70000}, "file_id"),
     ]
     closed = [
         ({"source_urls": [URL, bad]}, "source_urls.1")
@@ -85,6 +83,7 @@ async def test_every_broken_rule_is_a_400_that_leaves_nothing(start: Start, tmp_
             "http://2130706434/",
             "http://8.8.8.8:22/a",
             "http:///a",
+            "storage:///70000.zip",
         )
     ]
     async with start(jobs__max_files=5) as server:

@@ -90,6 +90,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             backoff=1.0,
             max_file_bytes=changes.pop("max_file_bytes", 1 << 30),
             format_check=changes.pop("format_check", "warn"),
+            delay=changes.pop("delay", (0.0, 0.0)),
         )
         fetch = FetchServices(
             reader=reader,

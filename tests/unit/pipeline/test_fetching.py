@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from downloadd.archive import Entry, Method
 from downloadd.errors import (
     AddressBlocked,
     ChecksumMismatch,
@@ -23,7 +24,7 @@ from downloadd.errors import (
     SourceUnreachable,
 )
 from downloadd.model import FileEntry, Source
-from downloadd.pipeline.fetched import Fetched
+from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.fetching import FileFetch
 from downloadd.urls import host_of
 from tests.fakes import Answer, Script
@@ -36,7 +37,9 @@ DATA = content(7, 5 * MIB)
 URL = "http://files.example/file.bin"
 
 
-async def fetch(bench: Bench, *, compress: bool = True, **source: Any) -> Fetched:
+async def fetch(
+    bench: Bench, *, compress: bool = True, packed: Packed | None = None, **source: Any
+) -> Fetched:
     entry = FileEntry(index=0, source=Source(url=URL, **source))
     task = FileFetch(
         bench.services.fetch,
@@ -45,6 +48,7 @@ async def fetch(bench: Bench, *, compress: bool = True, **source: Any) -> Fetche
         name="file.bin",
         compress=compress,
         on_bytes=lambda _: None,
+        packed=packed,
     )
     try:
         return await task.run()
@@ -351,3 +355,35 @@ async def test_only_what_the_last_request_brought_is_its_pace(make_bench: MakeBe
     assert transfer.host == host_of(URL)
     assert sum(bench.clock.pauses) > 0
     assert (transfer.latency, transfer.seconds) == (0.0, 0.0)  # the bench's time stands still
+
+
+async def test_a_simulated_delay_comes_once(make_bench: MakeBench) -> None:
+    """A file is held back before its first request; what is tried again or gone on with is not."""
+    broken = SourceTruncated("The body ended early.")
+    bench = make_bench(
+        in_turn(
+            Answer(data=DATA[: 2 * MIB], size=len(DATA), error=broken),
+            Answer(data=DATA[2 * MIB :], offset=2 * MIB, size=len(DATA)),
+        ),
+        delay=(40.0, 50.0),
+    )
+    fetched = await fetch(bench)
+    first, second = bench.clock.pauses
+    assert 40 <= first <= 50
+    assert second <= 1
+    assert fetched.transfer is not None
+    entry = Entry(
+        index=0,
+        name="file.bin",
+        method=Method.STORED,
+        crc32=fetched.crc32,
+        size=len(DATA),
+        packed_size=len(DATA),
+        modified=0,
+    )
+    await fetched.payload.discard()
+    bench.clock.pauses.clear()
+    bench.reader.script = in_turn(Answer(data=DATA[MIB:], offset=MIB, size=len(DATA)))
+    packed = Packed(entry=entry, sha256=fetched.sha256, stored=MIB, validator='"1"')
+    await (await fetch(bench, packed=packed)).payload.discard()
+    assert bench.clock.pauses == []
