@@ -5,6 +5,7 @@ one answer in turn, the last of them for ever after:
 
     200, 500, 307, …   that status; redirects point at /moved
     slow               nothing for a long time
+    hold               nothing until ``release`` is set, then 200
     drip               an answer's head, a byte now and then
     dribble            200, then a body that never ends, a byte now and then
     flood              200, then a body of megabytes
@@ -57,6 +58,7 @@ class Receiver:
         self._calls: list[Call] = []
         self._hits: Counter[str] = Counter()
         self._called = asyncio.Condition()
+        self.release = asyncio.Event()
         #: Now, and at most, on their way by path.
         self._under_way: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
@@ -118,6 +120,8 @@ class Receiver:
             return web.Response(status=429, headers={"Retry-After": word.removeprefix("wait=")})
         if word == "slow":
             await asyncio.sleep(_ETERNITY)
+        elif word == "hold":
+            await self.release.wait()
         elif word == "drop":
             assert request.transport is not None
             request.transport.abort()

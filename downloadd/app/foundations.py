@@ -9,6 +9,7 @@ from aiohttp import web
 
 from downloadd.app.site import (
     CLOCK,
+    DEAD_OWNERS,
     GUARD,
     OBJECTS,
     REDIS_URL,
@@ -52,6 +53,7 @@ async def spool(app: web.Application) -> AsyncIterator[None]:
         ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="spool") as executor,
     ):
         app[SPOOL_FOLDER] = folder
+        app[DEAD_OWNERS] = folder.dead
         app[SPOOL] = Spool(
             folder.path,
             executor,

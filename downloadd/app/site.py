@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -43,6 +44,8 @@ OBJECTS: web.AppKey[ObjectStore] = web.AppKey("objects", ObjectStore)
 GUARD: web.AppKey[AddressGuard] = web.AppKey("guard", AddressGuard)
 SOURCE: web.AppKey[HttpSource] = web.AppKey("source", HttpSource)
 SPOOL_FOLDER: web.AppKey[SpoolFolder] = web.AppKey("spool_folder", SpoolFolder)
+#: Processes that were found dead at the start.
+DEAD_OWNERS: web.AppKey[Sequence[str]] = web.AppKey("dead_owners")
 STORAGE_PROBE: web.AppKey[Probe] = web.AppKey("storage_probe", Probe)
 SPOOL: web.AppKey[Spool] = web.AppKey("spool", Spool)
 PACE: web.AppKey[PaceBook] = web.AppKey("pace", PaceBook)

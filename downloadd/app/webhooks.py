@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from aiohttp import web
 
-from downloadd.app.site import CLOCK, GUARD, SITE, STATE
+from downloadd.app.site import CLOCK, DEAD_OWNERS, GUARD, SITE, STATE
 from downloadd.config import Settings
 from downloadd.config.fields import SigningSecret
 from downloadd.errors import ConfigError
@@ -51,6 +51,7 @@ async def webhooks(app: web.Application) -> AsyncIterator[None]:
             metrics=app[keys.METRICS],
             timeout=timeout,
             schedule=settings.webhooks.schedule,
+            dead_owners=app[DEAD_OWNERS],
         ) as deliverer,
     ):
         state.feed.on_webhook(deliverer.wake)

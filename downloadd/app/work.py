@@ -11,6 +11,7 @@ from aiohttp import web
 
 from downloadd.app.site import (
     CLOCK,
+    DEAD_OWNERS,
     OBJECTS,
     PACE,
     POOL,
@@ -74,7 +75,7 @@ async def pool(app: web.Application) -> AsyncIterator[None]:
         lease=settings.jobs.lease,
         timeout=settings.jobs.timeout,
         keep_failed=settings.jobs.retry_window > 0,
-        dead_owners=folder.dead,
+        dead_owners=app[DEAD_OWNERS],
         on_disowned=folder.forget_dead,
         clear=app[SPOOL].clear_kept,
         storage_there=app[STORAGE_PROBE].known,

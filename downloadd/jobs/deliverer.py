@@ -30,7 +30,7 @@ _AT_ONCE, _PER_HOST = 16, 4
 #: Seconds after which the outbox is looked at although nobody called.
 _POLL = 1.0
 #: Seconds for what comes before and after a try, while the message is ours.
-_MARGIN = 30.0
+_MARGIN = 15.0
 #: Seconds after which a message that we could not even write is tried again.
 _OWN_TROUBLE = 5.0
 #: Seconds that attempts under way have at a shutdown, and then to give messages back.
@@ -61,8 +61,12 @@ class Deliverer:
         metrics: Metrics,
         timeout: float,
         schedule: Sequence[float],
+        dead_owners: Sequence[str] = (),
     ) -> None:
-        """``timeout`` is for one call, ``schedule`` the waits after failed ones; in seconds."""
+        """``timeout`` is for one call, ``schedule`` the waits after failed ones; in seconds.
+
+        What ``dead_owners`` were sending is sent at once.
+        """
         self._outbox = outbox
         self._caller = caller
         self._write = write
@@ -70,6 +74,7 @@ class Deliverer:
         self._metrics = metrics
         self._lease = timeout + _MARGIN
         self._schedule = tuple(schedule)
+        self._dead_owners = tuple(dead_owners)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._away = False
@@ -89,9 +94,9 @@ class Deliverer:
         self._stopping.set()
         self._wake.set()
         if self._loop is not None:
-            await self._loop
-        if self._on_way:
-            await asyncio.wait(set(self._on_way), timeout=_GRACE)
+            # A claim that Redis keeps waiting is cut off; what it takes after all lapses.
+            await asyncio.wait({self._loop, *self._on_way}, timeout=_GRACE)
+            await stopped([self._loop])
         await self._give_back()
 
     def wake(self) -> None:
@@ -122,6 +127,7 @@ class Deliverer:
         """Take what is due; return the seconds until the next look makes sense."""
         busy = Counter(delivery.host for delivery in self._on_way.values())
         try:
+            await self._disown()
             due = await self._outbox.claim(limit, lease=self._lease, per_host=_PER_HOST, busy=busy)
         except StateError as exc:
             if not self._away:
@@ -141,6 +147,11 @@ class Deliverer:
         if due.deliveries or due.more:
             return 0.0
         return _POLL if due.next_in is None else min(_POLL, due.next_in)
+
+    async def _disown(self) -> None:
+        if self._dead_owners:
+            await self._outbox.disown(self._dead_owners)
+            self._dead_owners = ()
 
     def _start(self, delivery: Delivery) -> None:
         task = asyncio.create_task(self._deliver(delivery), name=f"webhook-{delivery.message_id}")

@@ -108,7 +108,8 @@ class GuardedConnector(TCPConnector):
     Its size is not limited here: who fetches limits how much at once.
     """
 
-    def __init__(self, guard: AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard, *, reuse: bool = True) -> None:
+        """``reuse``: whether a connection serves one request after another."""
         # aiohttp closes only a resolver of its own making.
         self._names = GuardedResolver(guard)
         super().__init__(
@@ -116,7 +117,8 @@ class GuardedConnector(TCPConnector):
             socket_factory=self._open_socket,
             ssl=_tls(),
             limit=0,
-            keepalive_timeout=KEEPALIVE,
+            force_close=not reuse,
+            keepalive_timeout=KEEPALIVE if reuse else None,
         )
         self._guard = guard
 

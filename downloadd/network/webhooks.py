@@ -53,7 +53,8 @@ class WebhookCaller:
         request may take, from the name's resolution to the answer's head.
         """
         async with aiohttp.ClientSession(
-            connector=GuardedConnector(guard),
+            # A POST is not sent again where a connection that was kept turns out to be dead.
+            connector=GuardedConnector(guard, reuse=False),
             headers={
                 "User-Agent": "downloadd",
                 "Content-Type": "application/json",

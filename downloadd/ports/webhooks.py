@@ -119,6 +119,10 @@ class Outbox(Protocol):
         """End a message as undeliverable."""
         ...
 
+    async def disown(self, owners: Sequence[str]) -> int:
+        """Make due now what dead processes were sending; return how many messages."""
+        ...
+
     async def messages(self, job_id: str) -> Sequence[Message]:
         """What a job's ends were to tell; the oldest first."""
         ...

@@ -96,7 +96,7 @@ end
 local function send_news(job, files, deliveries, webhooks, id, status, control)
   if (redis.call('HGET', job, 'callback_url') or '') == '' then return end
   local number = redis.call('HINCRBY', job, 'ends', 1)
-  local message = string.format('msg_%s_%d', (string.gsub(id, '-', '')), number)
+  local message = string.format('msg_%s_%d', (string.gsub(id, '%-', '')), number)
   local ids = messages_of(deliveries)
   ids[#ids + 1] = message
   if #ids > MESSAGES_KEPT then

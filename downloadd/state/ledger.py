@@ -85,6 +85,7 @@ class RedisLedger:
         dropped = 0
         for name in (self._keys.queue, self._keys.active):
             dropped += await self._prune(name, _UNENDED)
+        dropped += await self._prune(self._keys.webhooks, "")
         async for page in self._scan("SCAN", match=self._keys.every_user_jobs):
             for name in page:
                 dropped += await self._prune(name, "")

@@ -22,6 +22,7 @@ from downloadd.state.keys import Keys
 
 _CLAIM = Script.load("outbox_claim")
 _SETTLE = Script.load("outbox_settle")
+_DISOWN = Script.load("outbox_disown")
 _READ = Script.load("outbox_read")
 _REPLAY = Script.load("outbox_replay")
 
@@ -80,6 +81,10 @@ class RedisOutbox(Outbox):
             self._keys.control,
         ]
         await self._client.run(_SETTLE, self._names(delivery.job_id), args)
+
+    async def disown(self, owners: Sequence[str]) -> int:
+        args = [self._keys.deliveries("%s"), *owners]
+        return int(await self._client.run(_DISOWN, [self._keys.webhooks], args))
 
     async def messages(self, job_id: str) -> Sequence[Message]:
         names = [self._keys.deliveries(job_id), self._keys.webhooks]

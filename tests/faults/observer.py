@@ -55,6 +55,10 @@ class Observer:
     def queued(self) -> list[str]:
         return list(self._redis.zrange(f"{self._prefix}queue", 0, -1))
 
+    def untold(self) -> list[str]:
+        """Jobs whose end is still to be told to their callback URLs."""
+        return list(self._redis.zrange(f"{self._prefix}webhooks", 0, -1))
+
     def jobs(self) -> set[str]:
         """Every job that was made."""
         begin = f"{self._prefix}job:"

@@ -20,6 +20,7 @@ from tests.e2e.service import S3Storage, Service, eventually
 from tests.faults.fleet import Fleet, Watcher, initiate
 from tests.faults.observer import Observer
 from tests.origin import Origin
+from tests.receiver import SECRET, Receiver
 from tests.valkey import Valkey
 
 JOBS = 300
@@ -44,14 +45,15 @@ class Order:
     #: How each is served.
     queries: list[str] = field(default_factory=list)
 
-    def body(self, origin: str) -> dict[str, Any]:
+    def body(self, origin: str, callback_url: str) -> dict[str, Any]:
         return {
+            "callback_url": callback_url,
             "files": [
                 {"url": f"{origin}/file/{seed}/{size}/{self.key}?{query}", "name": str(number)}
                 for number, ((seed, size), query) in enumerate(
                     zip(self.files, self.queries, strict=True)
                 )
-            ]
+            ],
         }
 
     def digests(self) -> dict[str, str]:
@@ -77,7 +79,12 @@ class Trial:
     """Jobs are fed and watched while processes are killed."""
 
     def __init__(
-        self, fleet: Fleet, observer: Observer, origin: str, chance: random.Random
+        self,
+        fleet: Fleet,
+        observer: Observer,
+        origin: str,
+        receiver: Receiver,
+        chance: random.Random,
     ) -> None:
         self.orders: dict[str, Order] = {}
         self.watchers: list[Watcher] = []
@@ -85,12 +92,13 @@ class Trial:
         self._fleet = fleet
         self._observer = observer
         self._origin = origin
+        self.receiver = receiver
         self._chance = chance
         self._watching: list[asyncio.Task[None]] = []
 
     async def feed(self) -> None:
         for order in orders(self._chance):
-            body = order.body(self._origin)
+            body = order.body(self._origin, self.receiver.url())
             job_id = await initiate(self._fleet, self._chance.choice, order.key, body)
             self.orders[job_id] = order
             if len(self.orders) % (JOBS // WATCHERS) == 0:
@@ -115,6 +123,7 @@ class Trial:
             async with asyncio.timeout(150):
                 await self.feed()
                 await eventually(self._over, seconds=120, what="every job has ended")
+                await eventually(self._told, seconds=60, what="every job's end is told")
                 await asyncio.gather(*self._watching)
         finally:
             for task in (killer, *self._watching):
@@ -123,6 +132,9 @@ class Trial:
         for error in ended:
             if isinstance(error, Exception):
                 raise error
+
+    def _told(self) -> bool:
+        return not self._observer.untold()
 
     def _over(self) -> bool:
         return not self._observer.queued() and not self._observer.active()
@@ -134,18 +146,29 @@ class Trial:
 async def test_jobs_outlive_processes(
     folder: Path, valkey: Valkey, bucket: S3Storage, distant_origin: str, processes: int
 ) -> None:
-    """Three hundred jobs complete exactly once, and whoever watches sees every event once."""
+    """Three hundred jobs complete exactly once, and whoever watches sees every event once.
+
+    Each is told of at its callback URL at least once, and under one id.
+    """
     seed = int(os.environ.get("FAULTS_SEED") or secrets.randbits(32))
     print(f"\nFAULTS_SEED={seed}")
-    settings = {"jobs_lease": LEASE, "fetch_per_host": 32, "jobs_concurrency": 9 // processes}
+    settings = {
+        "jobs_lease": LEASE,
+        "fetch_per_host": 32,
+        "jobs_concurrency": 9 // processes,
+        "webhooks_secret": SECRET,
+        "webhooks_timeout": 2,
+        "webhooks_schedule": "0.5,1,2,4",
+    }
     with Observer(valkey.url) as observer:
-        async with Fleet(folder, valkey, bucket, **settings) as fleet:
+        async with Receiver() as receiver, Fleet(folder, valkey, bucket, **settings) as fleet:
             for _ in range(processes):
                 await fleet.start()
-            trial = Trial(fleet, observer, distant_origin, random.Random(seed))
+            trial = Trial(fleet, observer, distant_origin, receiver, random.Random(seed))
             await trial.run()
             assert observer.jobs() == set(trial.orders)
             attempts = await assert_right(trial, fleet.living[0], observer, folder)
+            assert_told(trial)
             for watcher in trial.watchers:
                 watcher.assert_saw([event_id for event_id, _ in observer.events(watcher.job_id)])
             for server in fleet.living:
@@ -157,6 +180,7 @@ async def test_jobs_outlive_processes(
     reconnected = sum(watcher.connections - 1 for watcher in trial.watchers)
     print(
         f"{processes} processes, {trial.kills} kills; claims a job: {dict(attempts)}; "
+        f"{len(receiver.calls())} callbacks; "
         f"{reconnected} reconnections of {len(trial.watchers)} watchers"
     )
     assert trial.kills >= 3
@@ -178,6 +202,15 @@ async def assert_right(
         assert await asyncio.to_thread(digests, path) == order.digests()
         path.unlink()
     return attempts
+
+
+def assert_told(trial: Trial) -> None:
+    """Each job's end has come, whoever sent it, and however often, as one message."""
+    ids: dict[str, set[str]] = {job_id: set() for job_id in trial.orders}
+    for call in trial.receiver.calls():
+        assert call.message["type"] == "download.completed"
+        ids[call.message["data"]["jobId"]].add(call.id)
+    assert {len(found) for found in ids.values()} == {1}
 
 
 async def _one_object_each(bucket: S3Storage, trial: Trial) -> bool:

@@ -54,10 +54,11 @@ class _Connection:
         self._caught: Trap | None = None
 
     async def forth(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen = b""
+        seen, trap = b"", self._proxy.trap
         while data := await reader.read(1 << 16):
+            if trap is not self._proxy.trap:  # what went before it was set is none of its
+                seen, trap = b"", self._proxy.trap
             seen = seen[-_WINDOW:] + data
-            trap = self._proxy.trap
             if trap is not None and not trap.sprung and trap.pattern.search(seen):
                 trap.sprung = True
                 if trap.when is When.BEFORE:

@@ -198,6 +198,7 @@ async def test_dead_entries_are_dropped(state: State) -> None:
     await client.execute("ZADD", keys.queue, 1, "dead", 1, gone.id)
     await client.execute("ZADD", keys.active, 1, "dead")
     await client.execute("ZADD", keys.user_jobs("cid"), 1, "dead")
+    await client.execute("ZADD", keys.webhooks, 1e12, "dead", 1e12, queued)
     for number in range(1000):
         await client.execute("ZADD", keys.user_jobs("dan"), number, f"dead-{number}")
     strangers = [f"{keys.prefix}user:x:jobs:more", f"x{keys.prefix}user:x:jobs"]
@@ -205,12 +206,13 @@ async def test_dead_entries_are_dropped(state: State) -> None:
         await client.execute("ZADD", name, 1, "theirs")
     await client.execute("SET", keys.user_jobs("no-set"), "theirs")
 
-    assert await state.ledger.prune() == 2 + 1 + 1 + 1 + 1000
+    assert await state.ledger.prune() == 2 + 1 + 1 + 1 + 1 + 1000
 
     assert await client.execute("ZRANGE", keys.queue, 0, -1) == [queued]
     assert len(await client.execute("ZRANGE", keys.active, 0, -1)) == 1
     assert await client.execute("ZRANGE", keys.user_jobs("ann"), 0, -1) == [queued]
     assert len(await client.execute("ZRANGE", keys.user_jobs("bob"), 0, -1)) == 1
+    assert await client.execute("ZRANGE", keys.webhooks, 0, -1) == [queued]
     assert not await client.execute("EXISTS", keys.user_jobs("cid"), keys.user_jobs("dan"))
     assert await client.execute("EXISTS", *strangers, keys.user_jobs("no-set")) == 3
     assert await state.ledger.prune() == 0

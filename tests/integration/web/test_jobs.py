@@ -62,6 +62,8 @@ async def test_files_are_listed_on_request_or_at_the_end(server: Server, origin:
         ("DELETE", "/v1/download/{}"),
         ("DELETE", "/v1/download/cancel/{}"),
         ("POST", "/v1/download/{}/retry"),
+        ("GET", "/v1/download/{}/deliveries"),
+        ("POST", "/v1/download/{}/deliveries/replay"),
     ],
 )
 async def test_malformed_ids_are_400(
@@ -85,6 +87,8 @@ async def test_unknown_jobs_are_404(server: Server) -> None:
         ("GET", f"/v1/download/{unknown}"),
         ("DELETE", f"/v1/download/{unknown}"),
         ("POST", f"/v1/download/{unknown}/retry"),
+        ("GET", f"/v1/download/{unknown}/deliveries"),
+        ("POST", f"/v1/download/{unknown}/deliveries/replay"),
     ):
         async with server.client.request(method, path) as response:
             assert response.status == 404, path

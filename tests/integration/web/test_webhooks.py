@@ -205,9 +205,9 @@ async def test_410_is_the_end(server: Server, origin: Origin, receiver: Receiver
 
 async def test_retry_after_is_honoured(server: Server, origin: Origin, receiver: Receiver) -> None:
     """The next try comes no sooner than the receiver asked."""
-    await make(server, origin, receiver.url("wait=2,200"))
+    await make(server, origin, receiver.url("wait=1,200"))
     first, second = await receiver.called(2)
-    assert second.at - first.at >= 2
+    assert second.at - first.at >= 1
 
 
 @pytest.mark.parametrize("how", ["slow", "drip"])
@@ -215,9 +215,9 @@ async def test_slow_receivers_hold_up_themselves_alone(
     start: Start, origin: Origin, receiver: Receiver, how: str
 ) -> None:
     """Time-outs end what is slow, byte by byte too; others get theirs meanwhile."""
-    async with calling(start, webhooks__timeout=2, webhooks__schedule=[60]) as server:
-        slow = [await make(server, origin, receiver.url(how, f"{n}")) for n in range(20)]
-        await receiver.called(4, "")
+    async with calling(start, webhooks__timeout=1, webhooks__schedule=[60]) as server:
+        slow = [await make(server, origin, receiver.url(how, f"{n}")) for n in range(12)]
+        await receiver.called(4)
         for job_id in slow:
             await server.ended(job_id)
         # Another host, as far as the bound on one host goes.
@@ -233,8 +233,8 @@ async def test_slow_receivers_hold_up_themselves_alone(
                 await asyncio.sleep(0.05)
                 delivery = (await deliveries(server, slow[0]))[0]
         (attempt,) = delivery["attempts"]
-        assert "took longer than 2 s" in attempt["error"]
-        assert 2000 <= attempt["durationMs"] < 8000
+        assert "took longer than 1 s" in attempt["error"]
+        assert 1000 <= attempt["durationMs"] < 8000
         assert delivery["status"] == "pending"
         assert "nextAttemptAt" in delivery
 
