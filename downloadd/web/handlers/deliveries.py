@@ -11,8 +11,8 @@ from downloadd.model import Job, iso8601
 from downloadd.ports import Attempt, Message
 from downloadd.urls import redact
 from downloadd.web import keys
+from downloadd.web.answers import json_answer
 from downloadd.web.requests import ANONYMOUS, job_id_of
-from downloadd.web.views import dumps
 
 
 async def deliveries(request: web.Request) -> web.Response:
@@ -33,8 +33,7 @@ def _json(job: Job, messages: Sequence[Message], *, status: int = 200) -> web.Re
         "callbackUrl": None if job.callback_url is None else redact(job.callback_url),
         "deliveries": [_message(message) for message in messages],
     }
-    headers = {"Cache-Control": "private, no-store"}
-    return web.json_response(view, dumps=dumps, status=status, headers=headers)
+    return json_answer(view, status=status)
 
 
 def _message(message: Message) -> dict[str, Any]:

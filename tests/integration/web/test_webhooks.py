@@ -381,6 +381,24 @@ async def test_a_job_that_is_gone(start: Start, origin: Origin, receiver: Receiv
         assert counted._value.get() == 1
 
 
+async def test_a_list_of_files_that_cannot_be_read(
+    server: Server, origin: Origin, receiver: Receiver
+) -> None:
+    """What is known of the job is told all the same."""
+    job_id = await make(server, origin, receiver.url("500,200"), delay=0.3)
+    state = server.app[STATE]
+    async with asyncio.timeout(10):
+        while (await server.status(job_id))["status"] == "queued":
+            await asyncio.sleep(0.01)
+    await state.client.execute("HSET", state.keys.job(job_id), "spec", "no JSON")
+    await receiver.called(2)
+    await settled(server, job_id, "delivered")
+    told = receiver.calls()[-1].message
+    assert told["type"] == "download.completed"
+    assert told["data"]["downloadUrl"]
+    assert "files" not in told["data"]
+
+
 async def test_a_stop_gives_messages_back(start: Start, origin: Origin, receiver: Receiver) -> None:
     """A try under way at a shutdown is given up soon, and the next process goes on at once."""
     name = "given"
