@@ -33,6 +33,8 @@
     garbage=1               no status line
     headerbomb=N            a header of N bytes
     slow_head=S             S seconds between the bytes of the head
+    head=405                HEAD is answered that, or: hang, close (no answer),
+                            nolength, zero (200 with no, or a wrong, Content-Length)
 
 Whatever follows the size in the path tells files of the same bytes apart.
 ``/counts/{text}``: requests and body bytes of each path that ends so, as JSON.
@@ -175,19 +177,32 @@ class Origin:
                 for name in _FAULTS & query.keys():
                     del query[name]
         await asyncio.sleep(float(query.get("delay", 0)))
+        if request.method == "HEAD" and "head" in query:
+            return await self._refused_head(request, writer, query["head"])
         if "garbage" in query:
             writer.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             raise _Close
         if request.path.startswith("/counts/"):
             return await self._counts(request.path.removeprefix("/counts/"), writer)
         if not request.path.startswith("/file/"):
-            return await self._plain(writer, 404)
+            return await self._plain(request, writer, 404)
         if "status" in query:
             extra = {"Retry-After": query["retry_after"]} if "retry_after" in query else {}
-            return await self._plain(writer, request.number("status"), extra)
+            return await self._plain(request, writer, request.number("status"), extra)
         if "to" in query or request.number("redirect"):
             return await self._redirect(request, writer)
         return await self._file(request, writer)
+
+    async def _refused_head(self, request: Request, writer: asyncio.StreamWriter, how: str) -> None:
+        if how == "hang":
+            await asyncio.Event().wait()
+        if how == "close":
+            raise _Close
+        if how.isdecimal():
+            return await self._plain(request, writer, int(how))
+        lengths = {"nolength": {}, "zero": {"Content-Length": "0"}}
+        await _head(writer, 200, {"Content-Type": "image/png", **lengths[how]})
+        return None
 
     async def _counts(self, ending: str, writer: asyncio.StreamWriter) -> None:
         paths = [path for path in self.hits if path.endswith(ending) and path.startswith("/file/")]
@@ -198,12 +213,17 @@ class Origin:
         await writer.drain()
 
     async def _plain(
-        self, writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str] | None = None
+        self,
+        request: Request,
+        writer: asyncio.StreamWriter,
+        status: int,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         body = b"" if status in (204, 304) else b"This is not the file.\n"
         length = {"Content-Length": str(len(body))}
         await _head(writer, status, {**length, **(headers or {})})
-        writer.write(body)
+        if request.method != "HEAD":
+            writer.write(body)
         await writer.drain()
 
     async def _redirect(self, request: Request, writer: asyncio.StreamWriter) -> None:
@@ -212,7 +232,7 @@ class Origin:
             rest = {**request.query, "redirect": str(request.number("redirect") - 1)}
             target = f"{request.path}?{urlencode(rest)}"
         location = {"Location": target} if target else {}
-        await self._plain(writer, request.number("code", 302), location)
+        await self._plain(request, writer, request.number("code", 302), location)
 
     async def _file(self, request: Request, writer: asyncio.StreamWriter) -> None:
         query = request.query
@@ -221,7 +241,7 @@ class Origin:
         headers = self._headers(request, seed, size, kind)
         start, stop, status = _range(request, headers, size)
         if status == 416:
-            return await self._plain(writer, 416, {"Content-Range": f"bytes */{size}"})
+            return await self._plain(request, writer, 416, {"Content-Range": f"bytes */{size}"})
         if status == 206:
             shift = request.number("wrongrange")
             headers["Content-Range"] = f"bytes {start + shift}-{stop - 1}/{size}"

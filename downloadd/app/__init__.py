@@ -42,6 +42,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     work.pool,
     work.sweeper,
     work.service,
+    work.preflight,
     webhooks.webhooks,
     work.streams,
 )

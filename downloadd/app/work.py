@@ -27,10 +27,12 @@ from downloadd.errors import DownloaddError, SpoolError
 from downloadd.jobs.estimate import Lanes
 from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.pool import Pool
+from downloadd.jobs.preflight import Preflight
 from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
 from downloadd.jobs.sweeper import Sweeper
-from downloadd.objects.sources import Sources, StoredSource
+from downloadd.network.describe import HttpDescriber
+from downloadd.objects.sources import Describers, Sources, StoredSource
 from downloadd.pipeline import FetchPolicy, FetchServices, FetchSlots, JobRun, RunServices
 from downloadd.ports import Claim
 from downloadd.web import keys
@@ -143,6 +145,19 @@ async def service(app: web.Application) -> AsyncIterator[None]:
     )
     yield
     await service.close()
+
+
+async def preflight(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    app[keys.PREFLIGHT] = Preflight(
+        describer=Describers(HttpDescriber(app[SOURCE]), StoredSource(app[OBJECTS])),
+        estimate=app[keys.SERVICE].estimate,
+        storage_there=partial(app[STORAGE_PROBE].within, STORAGE_PATIENCE),
+        total=settings.fetch.total,
+        per_host=settings.fetch.per_host,
+        max_file_bytes=settings.jobs.max_file_bytes,
+    )
+    yield
 
 
 async def sweeper(app: web.Application) -> AsyncIterator[None]:

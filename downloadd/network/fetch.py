@@ -206,25 +206,36 @@ class HttpSource:
         validator: str | None = None,
     ) -> AsyncIterator[HttpBody]:
         """Request a file. Obligations and errors: see ``ports.SourceReader``."""
-        url = self._guard.check_url(source.url)
         ranged = _range_headers(offset, validator)
+        async with self.ask("GET", source, ranged) as (response, host):
+            yield _body(response, host, offset, validator)
+
+    @asynccontextmanager
+    async def ask(
+        self, method: str, source: Source, headers: Mapping[str, str]
+    ) -> AsyncIterator[tuple[_Response, str]]:
+        """Give the answer to a request, whatever its status, and the host that it is from.
+
+        Redirects are followed. ``headers`` are sent beside the source's own.
+        """
+        url = self._guard.check_url(source.url)
         own = {key: value for key, value in source.headers.items() if _is_callers(key)}
         if "@" in url.raw_authority:
             own = _with_basic_auth(own, url)
             url = url.with_user(None)
-        response, host = await self._follow(url, own, ranged)
+        response, host = await self._follow(method, url, own, headers)
         try:
-            yield _body(response, host, offset, validator)
+            yield response, host
         finally:
             # An answer read to its end has given its connection back by now.
             response.close()
 
     async def _follow(
-        self, url: URL, own: Mapping[str, str], ranged: Mapping[str, str]
+        self, method: str, url: URL, own: Mapping[str, str], always: Mapping[str, str]
     ) -> tuple[_Response, str]:
         """Ask, and go where the answer points, until one brings something else."""
         for _ in range(self._max_redirects + 1):
-            response = await self._get(url, {**own, **ranged})
+            response = await self._send(method, url, {**own, **always})
             if response.status not in _REDIRECTS:
                 return response, _host(url)
             # Reuses the connection if the answer is all there, else closes it.
@@ -238,10 +249,12 @@ class HttpSource:
             f"The source at {_host(url)} redirects more than {self._max_redirects} times."
         )
 
-    async def _get(self, url: URL, headers: Mapping[str, str]) -> _Response:
+    async def _send(self, method: str, url: URL, headers: Mapping[str, str]) -> _Response:
         try:
             async with asyncio.timeout(self._head_timeout):
-                response = await self._session.get(url, headers=headers, allow_redirects=False)
+                response = await self._session.request(
+                    method, url, headers=headers, allow_redirects=False
+                )
                 return cast("_Response", response)
         except REQUEST_FAULTS as exc:
             raise translated(exc, _host(url)) from telling_no_url(exc)

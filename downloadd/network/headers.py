@@ -99,6 +99,11 @@ def content_range(headers: Headers) -> ContentRange | None:
     return ContentRange(start, end, size)
 
 
+def is_of_nothing(headers: Headers) -> bool:
+    """Whether the ``Content-Range`` of a refused range says that the file is empty."""
+    return headers.get("Content-Range", "").strip().lower() == "bytes */0"
+
+
 def content_length(headers: Headers) -> int | None:
     """``Content-Length``, bytes."""
     text = headers.get("Content-Length")

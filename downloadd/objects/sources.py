@@ -16,7 +16,14 @@ from downloadd.errors import (
     StorageRefused,
 )
 from downloadd.model import Source
-from downloadd.ports import ObjectBody, ObjectStore, SourceBody, SourceReader
+from downloadd.ports import (
+    ObjectBody,
+    ObjectStore,
+    SourceBody,
+    SourceDescriber,
+    SourceFacts,
+    SourceReader,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -64,13 +71,44 @@ class StoredSource:
                     raise SourceChanged(_CHANGED)
                 yield body
         except ObjectMissing as exc:
-            raise SourceMissing(f"There is no stored file {source.file_id}.") from exc
+            raise _missing(source) from exc
         except ObjectChanged as exc:
             raise SourceChanged(_CHANGED) from exc
         except StorageRefused as exc:
-            # So does a bucket that may not be listed of what is not there.
-            log.warning("source.storage_refused", fileId=source.file_id, error=exc.message)
-            raise SourceRefused(f"The stored file {source.file_id} may not be read.") from exc
+            raise _refused(source, exc) from exc
+
+    async def describe(self, source: Source) -> SourceFacts:
+        """As ``ports.SourceDescriber``."""
+        try:
+            found = await self._objects.head(source.key or "")
+        except StorageRefused as exc:
+            raise _refused(source, exc) from exc
+        if found is None:
+            raise _missing(source)
+        return SourceFacts(size=found.size)
+
+
+def _missing(source: Source) -> SourceMissing:
+    return SourceMissing(f"There is no stored file {source.file_id}.")
+
+
+def _refused(source: Source, exc: StorageRefused) -> SourceRefused:
+    # So does a bucket that may not be listed say of what is not there.
+    log.warning("source.storage_refused", fileId=source.file_id, error=exc.message)
+    return SourceRefused(f"The stored file {source.file_id} may not be read.")
+
+
+class Describers:
+    """Describes sources of both kinds."""
+
+    def __init__(self, remote: SourceDescriber, stored: SourceDescriber) -> None:
+        self._remote = remote
+        self._stored = stored
+
+    async def describe(self, source: Source) -> SourceFacts:
+        """As ``ports.SourceDescriber``."""
+        describer = self._remote if source.key is None else self._stored
+        return await describer.describe(source)
 
 
 class Sources:

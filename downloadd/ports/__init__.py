@@ -18,7 +18,7 @@ from downloadd.ports.objects import (
     Twin,
 )
 from downloadd.ports.pace import History, PaceStore, Stint, Sums, Transfer
-from downloadd.ports.sources import SourceBody, SourceReader
+from downloadd.ports.sources import SourceBody, SourceDescriber, SourceFacts, SourceReader
 from downloadd.ports.webhooks import (
     Answer,
     Attempt,
@@ -54,6 +54,8 @@ __all__ = [
     "Part",
     "PartBody",
     "SourceBody",
+    "SourceDescriber",
+    "SourceFacts",
     "SourceReader",
     "Stint",
     "Stored",

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
-from downloadd.model import Source
+from downloadd.model import Record, Source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFacts(Record):
+    """What a source says of a file without sending it."""
+
+    #: Bytes, where it says so.
+    size: int | None = None
+    #: As in ``SourceBody``.
+    file_name: str | None = None
+    content_type: str | None = None
 
 
 class SourceBody(Protocol):
@@ -64,5 +76,17 @@ class SourceReader(Protocol):
         ``SourceProtocolError``, ``SourceChanged`` (416, or a range other than
         the one asked for), ``TooManyRedirects``; for a stored file ``SourceMissing``,
         and ``StorageUnavailable``, which is no fault of the file's.
+        """
+        ...
+
+
+class SourceDescriber(Protocol):
+    """Sources as a preflight sees them."""
+
+    async def describe(self, source: Source) -> SourceFacts:
+        """Ask what there is, and fetch at most one byte of it.
+
+        Follows redirects and raises as ``SourceReader.open``. Has no limit of
+        its own on how long that may take but those of single requests.
         """
         ...

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection
 from aiohttp import web
 
 from downloadd.jobs.deliveries import Deliveries
+from downloadd.jobs.preflight import Preflight
 from downloadd.jobs.service import JobService
 from downloadd.objects.local import LocalStore
 from downloadd.telemetry.metrics import Metrics
@@ -16,6 +17,7 @@ from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
 
 SERVICE: web.AppKey[JobService] = web.AppKey("service", JobService)
+PREFLIGHT: web.AppKey[Preflight] = web.AppKey("preflight", Preflight)
 DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries", Deliveries)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)

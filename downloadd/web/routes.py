@@ -8,7 +8,16 @@ from aiohttp import web
 
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web.body import MAX_BODY_BYTES
-from downloadd.web.handlers import deliveries, events, files, jobs, making, managed, operations
+from downloadd.web.handlers import (
+    checking,
+    deliveries,
+    events,
+    files,
+    jobs,
+    making,
+    managed,
+    operations,
+)
 from downloadd.web.middleware.access import access
 from downloadd.web.middleware.cors import preflight, send_cors_headers
 from downloadd.web.middleware.errors import errors
@@ -19,7 +28,7 @@ from downloadd.web.naming import EXPORT, FOUR
 from downloadd.web.views import Case
 
 #: A job's id, or what a client takes for one; these calls have methods of their own.
-_JOB = "/v1/download/{job_id:(?!(?:initiate|start)$)[^{}/]+}"
+_JOB = "/v1/download/{job_id:(?!(?:initiate|start|check)$)[^{}/]+}"
 _EXPORT = "/v1/export/{job_id}"
 _MANAGED = "/v1/download/job/{job_id}"
 
@@ -31,6 +40,7 @@ ROUTES = (
     web.get("/metrics", operations.metrics),
     web.post("/v1/download/initiate", making.initiate),
     web.post("/v1/download/start", making.start),
+    web.post("/v1/download/check", checking.check),
     web.post("/v1/export", making.export),
     web.get("/v1/download/status/{job_id}", jobs.status()),
     web.get("/v1/download/subscribe/{job_id}", events.subscribe(), allow_head=False),

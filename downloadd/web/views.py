@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
+from downloadd.jobs.preflight import Outlined, Prospect
 from downloadd.model import Archive, FileEntry, FileStatus, Form, Job, JobStatus, Link, iso8601
 from downloadd.urls import redact
 
@@ -261,6 +262,42 @@ def start_view(job: Job, trace_id: str) -> dict[str, Any]:
         "message": message,
         "traceId": trace_id,
     }
+
+
+def availability_view(found: Prospect, trace_id: str) -> dict[str, Any]:
+    """Whether one file is there; of one behind a template there is no key."""
+    source, there = found.entry.source, found.reachable is True
+    return {
+        "file_id": source.file_id,
+        "available": there,
+        "s3Key": source.key if there else None,
+        "size": found.size,
+        "traceId": trace_id,
+    }
+
+
+def preflight_view(outlined: Outlined, trace_id: str) -> dict[str, Any]:
+    """A job that is not made."""
+    return {
+        "files": [_prospect_view(file) for file in outlined.files],
+        "totalFiles": len(outlined.files),
+        "totalSize": outlined.total_size,
+        "estimatedTime": outlined.estimated_time,
+        "traceId": trace_id,
+    }
+
+
+def _prospect_view(file: Prospect) -> dict[str, Any]:
+    view: dict[str, Any] = {
+        "fileId": file.entry.label,
+        "url": redact(file.entry.source.url),
+        "reachable": file.reachable,
+        "size": file.size,
+        "blocked": file.blocked,
+        "name": file.name,
+    }
+    known = {"contentType": file.content_type, "error": file.error, "errorCode": file.error_code}
+    return view | {name: value for name, value in known.items() if value is not None}
 
 
 def _time(seconds: float | None) -> str | None:

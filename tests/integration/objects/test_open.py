@@ -86,6 +86,15 @@ async def test_what_is_not_there(store: Store) -> None:
         await fetched(store)
 
 
+async def test_a_stored_source_is_described(store: Store) -> None:
+    """Without being read a stored source tells its size, and a missing one that it is missing."""
+    source = Source(url="storage:///a.zip", key="a.zip", file_id=70000)
+    with pytest.raises(SourceMissing):
+        await StoredSource(store).describe(source)
+    await store.put("a.zip", Body(DATA), META)
+    assert (await StoredSource(store).describe(source)).size == len(DATA)
+
+
 async def test_a_broken_connection_is_the_callers_to_go_on_from(
     gateway: Gateway, bucket: str
 ) -> None:
