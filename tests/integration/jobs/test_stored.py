@@ -169,3 +169,25 @@ async def test_a_storage_that_is_away_is_no_fault_of_the_file(
         "storage_unavailable",
         2,
     )
+
+
+async def test_parts_are_copied_in_a_bucket(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that are nothing but some of a stored source are copied, and the bytes are right."""
+    data = await put(rig, 70000, 70 * MIB)
+    copy, copied = rig.objects.copy_part, []
+
+    async def counted(*args: Any) -> Any:
+        part = await copy(*args)
+        copied.append(part)
+        return part
+
+    monkeypatch.setattr(rig.objects, "copy_part", counted, raising=False)
+    async with rig.pool() as worker:
+        job = await worker.ended(await make(worker, 70000))
+        path = await archive(rig, job, tmp_path)
+    assert copied
+    assert all((part is not None) == rig.objects.shared for part in copied)
+    with zipfile.ZipFile(path) as packed:
+        assert packed.read("70000.bin") == data
