@@ -21,6 +21,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR
 
 from downloadd.web.errors import http_answer, internal_answer
+from downloadd.web.middleware.caching import NO_STORE
 from downloadd.web.middleware.request_id import identify
 from downloadd.web.middleware.security import HEADERS
 from downloadd.web.requests import REQUEST_ID
@@ -109,7 +110,7 @@ def _tell(exc: BaseException | None, **context: object) -> None:
 
 def _last(request: web.BaseRequest, response: web.Response) -> web.Response:
     """Give an answer that the application's signals do not see what they would give it."""
-    response.headers.update({"X-Request-ID": request[REQUEST_ID], **HEADERS})
+    response.headers.update({"X-Request-ID": request[REQUEST_ID], **HEADERS, **NO_STORE})
     response.force_close()
     return response
 

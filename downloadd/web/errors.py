@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -11,8 +11,8 @@ from aiohttp import web
 from downloadd import errors
 from downloadd.web.requests import REQUEST_ID
 
-#: Seconds until a client should ask again, where the error does not know.
-RETRY_AFTER_SECONDS = 5.0
+#: Seconds until a client should ask again, where nobody knows better.
+RETRY_AFTER_SECONDS = 5
 
 #: The most specific row in an exception's ancestry counts; what has none is a
 #: fault of ours, logged whole and answered with a generic 500.
@@ -57,7 +57,7 @@ _MESSAGES: Mapping[int, str] = {
 }
 
 #: What aiohttp's refusals tell besides their status.
-_HEADERS = ("Accept-Encoding", "Allow", "Content-Range", "Retry-After")
+_HEADERS = ("Accept-Encoding", "Content-Range", "Retry-After")
 
 _INTERNAL = "Something went wrong on the server. The request id finds it in the log."
 
@@ -89,8 +89,15 @@ def http_answer(request: web.BaseRequest, exc: web.HTTPException) -> web.Respons
     text = None if not exc.text or exc.text.startswith(f"{exc.status}:") else exc.text
     message = _MESSAGES.get(status) or text or f"{status.description or status.phrase}."
     headers = {name: exc.headers[name] for name in _HEADERS if name in exc.headers}
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        headers["Allow"] = allow(exc.allowed_methods)
     code = _CODES.get(status, "http_error")
     return _response(request, status, status.phrase, code, message, None, headers)
+
+
+def allow(methods: Iterable[str]) -> str:
+    """The ``Allow`` header of an address that takes these; every one takes OPTIONS."""
+    return ", ".join(sorted({*methods, "OPTIONS"}))
 
 
 def internal_answer(request: web.BaseRequest) -> web.Response:

@@ -19,8 +19,11 @@ from downloadd.web.handlers import (
     operations,
 )
 from downloadd.web.middleware.access import access
+from downloadd.web.middleware.caching import send_cache_control
+from downloadd.web.middleware.compression import compression
 from downloadd.web.middleware.cors import preflight, send_cors_headers
 from downloadd.web.middleware.errors import errors
+from downloadd.web.middleware.options import options
 from downloadd.web.middleware.request_id import request_id, send_request_id
 from downloadd.web.middleware.security import send_security_headers
 from downloadd.web.middleware.timeout import timeout
@@ -75,12 +78,21 @@ def make_application(
     ``request_timeout`` is in seconds.
     """
     app = web.Application(
-        middlewares=[request_id, access(metrics), preflight, errors, timeout(request_timeout)],
+        middlewares=[
+            request_id,
+            access(metrics),
+            preflight,
+            options,
+            compression,
+            errors,
+            timeout(request_timeout),
+        ],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(send_request_id)
     app.on_response_prepare.append(send_security_headers)
     app.on_response_prepare.append(send_cors_headers(cors_origins))
+    app.on_response_prepare.append(send_cache_control)
     app.add_routes(ROUTES)
     if local_files:
         app.add_routes(LOCAL_ROUTES)

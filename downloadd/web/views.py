@@ -24,7 +24,7 @@ def dumps(value: Any) -> str:
 
 
 def etag(body: bytes) -> str:
-    """A strong validator of exactly these bytes (RFC 9110 §8.8.3), without quotes."""
+    """What a validator of this answer says (RFC 9110 §8.8.3), without quotes."""
     return hashlib.blake2b(body, digest_size=16).hexdigest()
 
 

@@ -49,10 +49,17 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         tag = etag(body)
         # Weak comparison, as RFC 9110 §13.1.2 has it for If-None-Match.
         known = request.if_none_match or ()
-        headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+        headers = {
+            # Weak: the answer may go out compressed, or not.
+            "ETag": f'W/"{tag}"',
+            "Cache-Control": "private, no-cache",
+            "Vary": "Accept-Encoding",
+        }
         if any(one.value in (tag, "*") for one in known):
             return web.Response(status=304, headers=headers)
-        return web.Response(body=body, content_type="application/json", headers=headers)
+        return web.Response(
+            body=body, content_type="application/json", charset="utf-8", headers=headers
+        )
 
     return handler
 

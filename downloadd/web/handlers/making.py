@@ -122,8 +122,10 @@ def _created(
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        problem = "Must have 1 to 255 printable ASCII characters."
+    given = request.headers.getall("Idempotency-Key", ())
+    if not given:
+        return None
+    if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
+        problem = "Must be there once, with 1 to 255 printable ASCII characters."
         raise ValidationError(f"Idempotency-Key: {problem}", {"Idempotency-Key": [problem]})
-    return key
+    return given[0]

@@ -9,6 +9,9 @@ from aiohttp import web
 from downloadd import __version__
 from downloadd.errors import StateError
 from downloadd.web import keys
+from downloadd.web.errors import RETRY_AFTER_SECONDS
+
+_LATER = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
 async def health(request: web.Request) -> web.Response:
@@ -21,13 +24,13 @@ async def health(request: web.Request) -> web.Response:
             "checks": {name: "ok" if good else "error" for name, good in results.items()},
         },
         status=200 if well else 503,
-        headers={"Cache-Control": "no-store"},
+        headers={} if well else _LATER,
     )
 
 
 async def live(_: web.Request) -> web.Response:
     """``GET /health/live``: the process answers, so it lives."""
-    return web.json_response({"status": "alive"}, headers={"Cache-Control": "no-store"})
+    return web.json_response({"status": "alive"})
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -36,7 +39,7 @@ async def ready(request: web.Request) -> web.Response:
     return web.json_response(
         {"status": "draining" if draining else "ready"},
         status=503 if draining else 200,
-        headers={"Cache-Control": "no-store"},
+        headers=_LATER if draining else {},
     )
 
 

@@ -25,7 +25,7 @@ async def test_status_has_an_etag(server: Server, origin: Origin) -> None:
     async with server.client.get(path) as response:
         tag = response.headers["ETag"]
         body = await response.read()
-    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+    for known in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
         async with server.client.get(path, headers={"If-None-Match": known}) as response:
             assert response.status == 304
             assert await response.read() == b""

@@ -61,17 +61,15 @@ async def test_unknown_paths_are_404(server: Server) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/v1/download/initiate", "POST"),
-        ("HEAD", "/v1/download/initiate", "POST"),
-        ("PUT", "/v1/download/initiate", "POST"),
-        ("DELETE", "/v1/download/initiate", "POST"),
-        ("POST", f"/v1/download/{_ID}", "DELETE,GET,HEAD"),
-        ("POST", "/health", "GET,HEAD"),
-        ("OPTIONS", "/health", "GET,HEAD"),
-        ("PROPFIND", "/health", "GET,HEAD"),
-        ("GET", f"/v1/download/{_ID}/retry", "POST"),
-        ("OPTIONS", f"/v1/download/{_ID}/retry", "POST"),
-        ("HEAD", f"/v1/download/subscribe/{_ID}", "GET"),
+        ("GET", "/v1/download/initiate", "OPTIONS, POST"),
+        ("HEAD", "/v1/download/initiate", "OPTIONS, POST"),
+        ("PUT", "/v1/download/initiate", "OPTIONS, POST"),
+        ("DELETE", "/v1/download/initiate", "OPTIONS, POST"),
+        ("POST", f"/v1/download/{_ID}", "DELETE, GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("PROPFIND", "/health", "GET, HEAD, OPTIONS"),
+        ("GET", f"/v1/download/{_ID}/retry", "OPTIONS, POST"),
+        ("HEAD", f"/v1/download/subscribe/{_ID}", "GET, OPTIONS"),
     ],
 )
 async def test_wrong_methods(server: Server, method: str, path: str, allowed: str) -> None:
