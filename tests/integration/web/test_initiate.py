@@ -244,6 +244,15 @@ async def test_idempotency_keys_that_are_none(server: Server, key: str) -> None:
     assert await server.redis_keys() == []
 
 
+async def test_two_idempotency_keys(server: Server) -> None:
+    """Which of two counts would be a guess: a 400, even where they are the same."""
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    async with server.client.post(PATH, json={"source_urls": [URL]}, headers=headers) as response:
+        assert response.status == 400
+        assert list((await response.json())["details"]) == ["Idempotency-Key"]
+    assert await server.redis_keys() == []
+
+
 async def test_a_full_queue_is_a_503(start: Start, origin: Origin) -> None:
     """When no more jobs are taken, the answer says when to come again."""
     async with start(jobs__queue_limit=1, jobs__concurrency=1) as server:
