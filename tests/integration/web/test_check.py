@@ -251,7 +251,7 @@ async def test_rules_are_those_of_initiate(start: Start) -> None:
             answer = await check(server, {"source_urls": [bad]}, 400)
             assert list(answer["details"]) == ["source_urls.0"]
         async with server.client.get(PATH) as response:
-            assert (response.status, response.headers["Allow"]) == (405, "POST")
+            assert (response.status, response.headers["Allow"]) == (405, "OPTIONS, POST")
 
 
 # --- bounds --------------------------------------------------------------------------
