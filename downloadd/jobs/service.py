@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -38,7 +38,7 @@ from downloadd.model import (
     terminal_event,
 )
 from downloadd.pipeline import upload_of
-from downloadd.ports import Clock, Created, Deduplication, JobStore, ObjectStore
+from downloadd.ports import Clock, Created, Deduplication, JobStore, ObjectStore, Page
 from downloadd.state.topic import place_of
 
 log = structlog.get_logger(__name__)
@@ -147,6 +147,14 @@ class JobService:
     async def get(self, job_id: str, user: str, *, files: bool = False) -> Job:
         """Read a job of this user's, with a link that works. ``JobNotFound``."""
         return await self.refresh(await self._owned(job_id, user, files=files))
+
+    async def list(
+        self, user: str, statuses: Collection[JobStatus], *, first: int, limit: int
+    ) -> Page:
+        """Read this user's jobs, newest first, as ``get`` gives them; see ``JobStore.list``."""
+        page = await self._store.list(user, statuses, first=first, limit=limit)
+        jobs = await asyncio.gather(*map(self.refresh, page.jobs))
+        return page.evolve(jobs=tuple(jobs))
 
     async def cancel(self, job_id: str, user: str) -> Job:
         """End a queued or processing job. ``JobNotFound``, ``JobConflict`` when it has ended."""

@@ -6,7 +6,7 @@
 """
 
 from downloadd.ports.clock import Clock, SystemClock
-from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Turn
+from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Page, Turn
 from downloadd.ports.objects import (
     Found,
     ObjectBody,
@@ -51,6 +51,7 @@ __all__ = [
     "ObjectStore",
     "Outbox",
     "PaceStore",
+    "Page",
     "Part",
     "PartBody",
     "SourceBody",

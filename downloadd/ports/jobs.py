@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from downloadd.model import Event, FileEntry, Job, Record
+from downloadd.model import Event, FileEntry, Job, JobStatus, Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +76,15 @@ class Created(Record):
     estimated_time: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page(Record):
+    """Some of a user's jobs, without their files."""
+
+    jobs: tuple[Job, ...]
+    #: How many there are on all pages.
+    total: int
+
+
 class JobStore(Protocol):
     """Jobs that survive the process. Every method is one atomic step.
 
@@ -93,6 +102,16 @@ class JobStore(Protocol):
 
     async def load(self, job_id: str, *, files: bool = False) -> Job:
         """Read a job; with its files, and their state, if asked. ``JobNotFound``."""
+        ...
+
+    async def list(
+        self, user: str, statuses: Collection[JobStatus], *, first: int, limit: int
+    ) -> Page:
+        """Read a user's jobs, newest first, from the place ``first`` (from 0) on.
+
+        ``statuses`` are those that count; none: all. A completed job counts as
+        expired when its archive's time is over.
+        """
         ...
 
     async def claim(

@@ -8,12 +8,12 @@ carries a number of its own, and a claim remembers what it took.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from downloadd.errors import IdempotencyConflict, JobConflict, JobNotFound, QueueFull
 from downloadd.model import Event, Job, JobStatus, event_data
-from downloadd.ports import Created, Deduplication, JobStore, Turn
+from downloadd.ports import Created, Deduplication, JobStore, Page, Turn
 from downloadd.state import codec
 from downloadd.state.client import Arg
 from downloadd.state.scripts import SOURCES, script, whole_seconds
@@ -24,6 +24,7 @@ IDEMPOTENCY_TTL = 24 * 3600
 
 _CREATE = script("create")
 _LOAD = script("load")
+_LIST = script("list")
 _CANCEL = script("cancel")
 _RETRY = script("retry")
 _ANNOUNCE = script("announce")
@@ -77,6 +78,23 @@ class RedisJobStore(Work, JobStore):
                 return await self._load_whole(job_id)
         (values,) = await self._read(job_id)
         return codec.decode_job(job_id, values)
+
+    async def list(
+        self, user: str, statuses: Collection[JobStatus], *, first: int, limit: int
+    ) -> Page:
+        keys = self._keys
+        args: list[Arg] = [
+            keys.job("%s"),
+            " ".join(statuses),
+            first,
+            limit,
+            self._clock.now(),
+            self._archive_ttl,
+        ]
+        reply = await self._client.run(_LIST, [keys.user_jobs(user), keys.queue], args)
+        total, ids, rows = reply[0], reply[1::2], reply[2::2]
+        jobs = (codec.decode_job(job_id, row) for job_id, row in zip(ids, rows, strict=True))
+        return Page(jobs=tuple(jobs), total=total)
 
     async def _load_whole(self, job_id: str) -> Job:
         values, spec, flight, ended = await self._read(job_id, "1")

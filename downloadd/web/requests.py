@@ -7,6 +7,7 @@ import re
 from aiohttp import web
 
 from downloadd.errors import ValidationError
+from downloadd.model import JobStatus
 from downloadd.telemetry.tracing import trace_id
 from downloadd.web.views import Case
 
@@ -43,6 +44,27 @@ def flag_of(request: web.Request, name: str) -> bool:
     if value not in _TRUE:
         raise ValidationError(f"{name} is neither true nor false.", {name: ["true or false."]})
     return _TRUE[value]
+
+
+def number_of(request: web.Request, name: str, *, default: int, most: int) -> int:
+    """A number from 1 in the query. ``ValidationError`` for another, or one above ``most``."""
+    value = request.query.get(name)
+    if value is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:
+        rule = f"Must be an integer from 1 to {most:,}."
+        raise ValidationError(f"{name}: {rule}", {name: [rule]})
+    return int(value)
+
+
+def statuses_of(request: web.Request) -> frozenset[JobStatus]:
+    """The statuses in the query, separated by commas; none where it gives none."""
+    given = request.query.get("status", "")
+    try:
+        return frozenset(JobStatus(value) for value in given.split(",") if given)
+    except ValueError as exc:
+        rule = f"Must be one of: {', '.join(JobStatus)}; several with commas between."
+        raise ValidationError(f"status: {rule}", {"status": [rule]}) from exc
 
 
 def case_of(request: web.Request) -> Case | None:

@@ -31,7 +31,7 @@ from downloadd.web.naming import EXPORT, FOUR
 from downloadd.web.views import Case
 
 #: A job's id, or what a client takes for one; these calls have methods of their own.
-_JOB = "/v1/download/{job_id:(?!(?:initiate|start|check)$)[^{}/]+}"
+_JOB = "/v1/download/{job_id:(?!(?:initiate|start|check|jobs)$)[^{}/]+}"
 _EXPORT = "/v1/export/{job_id}"
 _MANAGED = "/v1/download/job/{job_id}"
 
@@ -45,6 +45,7 @@ ROUTES = (
     web.post("/v1/download/start", making.start),
     web.post("/v1/download/check", checking.check),
     web.post("/v1/export", making.export),
+    web.get("/v1/download/jobs", jobs.listed),
     web.get("/v1/download/status/{job_id}", jobs.status()),
     web.get("/v1/download/subscribe/{job_id}", events.subscribe(), allow_head=False),
     web.get("/v1/download/stream/{job_id}", events.subscribe(FOUR), allow_head=False),

@@ -11,8 +11,18 @@ from aiohttp.typedefs import Handler
 from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
 from downloadd.web.answers import json_answer
-from downloadd.web.requests import ANONYMOUS, case_of, flag_of, job_id_of
+from downloadd.web.requests import (
+    ANONYMOUS,
+    case_of,
+    flag_of,
+    job_id_of,
+    number_of,
+    statuses_of,
+)
 from downloadd.web.views import Case, dumps, etag, in_case, job_view, result_view, status_path
+
+#: Jobs on a page of the list, and pages.
+_PAGE, _MAX_PAGE, _MAX_PAGES = 20, 100, 1_000_000
 
 
 class JobView(Protocol):
@@ -62,6 +72,18 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         )
 
     return handler
+
+
+async def listed(request: web.Request) -> web.Response:
+    """``GET /v1/download/jobs``: the caller's own, newest first, each as it was asked for."""
+    case = case_of(request)
+    limit = number_of(request, "limit", default=_PAGE, most=_MAX_PAGE)
+    page = number_of(request, "page", default=1, most=_MAX_PAGES)
+    found = await request.app[keys.SERVICE].list(
+        ANONYMOUS, statuses_of(request), first=(page - 1) * limit, limit=limit
+    )
+    jobs = [in_case(job_view(job), job, case) for job in found.jobs]
+    return json_answer({"jobs": jobs, "total": found.total, "page": page, "limit": limit})
 
 
 async def cancel(request: web.Request) -> web.Response:
