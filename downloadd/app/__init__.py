@@ -25,6 +25,7 @@ from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.routes import make_application
 from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
+from downloadd.web.websocket import Sockets
 
 __all__ = ["POOL", "SITE", "STATE", "STORAGE_PROBE", "begin_drain", "create_app", "url_of"]
 
@@ -80,6 +81,7 @@ def create_app(
     app[keys.CORS_ORIGINS] = settings.server.cors_origins
     app[keys.REQUEST_TIMEOUT] = settings.server.request_timeout
     app[keys.BUCKET] = settings.storage.bucket or "archives"
+    app[keys.SOCKETS] = Sockets(metrics.active_websocket_connections)
     app[keys.STREAMS] = Streams(metrics.active_sse_connections)
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,
@@ -96,6 +98,7 @@ def begin_drain(app: web.Application) -> None:
     """Tell balancers and streams that this process goes away; requests are still answered."""
     app[keys.LIFECYCLE].draining = True
     app[keys.STREAMS].end_all()
+    app[keys.SOCKETS].end_all()
 
 
 async def _end_streams(app: web.Application) -> None:

@@ -57,6 +57,11 @@ class Metrics:
             "Event streams that are open.",
             registry=self.registry,
         )
+        self.active_websocket_connections = Gauge(
+            "active_websocket_connections",
+            "WebSockets that are open.",
+            registry=self.registry,
+        )
 
     def _make_job_metrics(self) -> None:
         self.downloads_initiated = Counter(

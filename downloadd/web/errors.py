@@ -41,6 +41,7 @@ _DISCREET: Mapping[type[errors.DownloaddError], str] = {
 
 _CODES: Mapping[int, str] = {
     400: "bad_request",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",

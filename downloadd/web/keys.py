@@ -15,6 +15,7 @@ from downloadd.web.health import Health
 from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
+from downloadd.web.websocket import Sockets
 
 SERVICE: web.AppKey[JobService] = web.AppKey("service", JobService)
 PREFLIGHT: web.AppKey[Preflight] = web.AppKey("preflight", Preflight)
@@ -22,6 +23,7 @@ DELIVERIES: web.AppKey[Deliveries] = web.AppKey("deliveries", Deliveries)
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
+SOCKETS: web.AppKey[Sockets] = web.AppKey("sockets", Sockets)
 STREAMS: web.AppKey[Streams] = web.AppKey("streams", Streams)
 INITIATE: web.AppKey[InitiateReader] = web.AppKey("initiate", InitiateReader)
 #: Origins whose pages may read answers.

@@ -8,6 +8,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 
+def check_welcome(request: web.Request, origins: Collection[str]) -> None:
+    """Raise aiohttp's 403 for a request of a page that is not welcome."""
+    if not is_welcome(request, origins):
+        raise web.HTTPForbidden(text="Pages of this origin may not connect here.")
+
+
 def is_welcome(request: web.Request, origins: Collection[str]) -> bool:
     """Whether a request comes from no page, a page of this server's, or one of ``origins``.
 

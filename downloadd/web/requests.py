@@ -25,7 +25,12 @@ _TRUE = {"true": True, "1": True, "false": False, "0": False}
 
 def job_id_of(request: web.Request) -> str:
     """The job that the path names. ``ValidationError`` for what cannot be a job's id."""
-    job_id = request.match_info["job_id"].lower()
+    return job_id_from(request.match_info["job_id"])
+
+
+def job_id_from(text: str) -> str:
+    """The same of a text."""
+    job_id = text.lower()
     if not _UUID4.fullmatch(job_id):
         raise ValidationError("The job id is not a UUID.", {"jobId": ["Must be a UUID (v4)."]})
     return job_id

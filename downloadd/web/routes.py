@@ -17,6 +17,7 @@ from downloadd.web.handlers import (
     making,
     managed,
     operations,
+    sockets,
 )
 from downloadd.web.middleware.access import access
 from downloadd.web.middleware.caching import send_cache_control
@@ -41,13 +42,14 @@ ROUTES = (
     web.get("/health/live", operations.live),
     web.get("/health/ready", operations.ready),
     web.get("/metrics", operations.metrics),
+    web.get("/ws", sockets.converse, allow_head=False),
     web.post("/v1/download/initiate", making.initiate),
     web.post("/v1/download/start", making.start),
     web.post("/v1/download/check", checking.check),
     web.post("/v1/export", making.export),
     web.get("/v1/download/jobs", jobs.listed),
     web.get("/v1/download/status/{job_id}", jobs.status()),
-    web.get("/v1/download/subscribe/{job_id}", events.subscribe(), allow_head=False),
+    web.get("/v1/download/subscribe/{job_id}", events.subscribe(upgrades=True), allow_head=False),
     web.get("/v1/download/stream/{job_id}", events.subscribe(FOUR), allow_head=False),
     web.get("/v1/download/result/{job_id}", jobs.result()),
     web.get(_EXPORT, jobs.status(usual=Case.CAMEL)),

@@ -1,4 +1,4 @@
-"""A job's events as Server-Sent Events (SPEC §5)."""
+"""A job's events, as Server-Sent Events or over a WebSocket (SPEC §5)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from downloadd.model import Event, EventType, Form, Job
 from downloadd.web import keys
 from downloadd.web.middleware.timeout import lift
 from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
+from downloadd.web.origins import check_welcome
 from downloadd.web.requests import ANONYMOUS, case_of, job_id_of
 from downloadd.web.sse import last_event_id
 from downloadd.web.views import Case, job_view
@@ -21,13 +22,16 @@ from downloadd.web.views import Case, job_view
 BEGINNING = "0-0"
 
 
-def subscribe(names: Names | None = None) -> Handler:
+def subscribe(names: Names | None = None, *, upgrades: bool = False) -> Handler:
     """Return the handler of an event stream.
 
-    ``names`` are those of its events; None: those that go with how the job was asked for.
+    ``names`` are those of its events; None: those that go with how the job was
+    asked for. ``upgrades``: a WebSocket may be asked for in its place.
     """
 
     async def handler(request: web.Request) -> web.StreamResponse:
+        if upgrades and request.headers.get("Upgrade", "").lower() == "websocket":
+            return await _connect(request)
         return await _subscribe(request, names)
 
     return handler
@@ -49,18 +53,38 @@ async def _subscribe(request: web.Request, names: Names | None) -> web.StreamRes
         return web.Response(status=204)
     if request.app[keys.LIFECYCLE].draining:
         events = _events()
-    elif seen is not None:
-        events = service.watch(job, seen)
     else:
-        if job.status.ended:
-            job = await service.get(job.id, ANONYMOUS, files=True)
-        events = _from_status(service, job)
+        events = await _unseen(service, job, seen)
     if names is None:
         names = EXPORT if job.form is Form.EXPORT else CANONICAL
     if names is FOUR:
         events = telling_status(events)
     lift(request)
     return await request.app[keys.STREAMS].run(request, events, names, case)
+
+
+async def _connect(request: web.Request) -> web.StreamResponse:
+    """Answer with the same events as messages; one who has seen the last is sent nothing."""
+    check_welcome(request, request.app[keys.CORS_ORIGINS])
+    job = await request.app[keys.SERVICE].get(job_id_of(request), ANONYMOUS)
+    seen = last_event_id(request, job.cursor)
+    draining = request.app[keys.LIFECYCLE].draining
+    if draining or (job.status.ended and seen is not None and seen == job.cursor):
+        events = _events()
+    else:
+        events = await _unseen(request.app[keys.SERVICE], job, seen)
+    lift(request)
+    told = telling_status(events)
+    return await request.app[keys.SOCKETS].tell(request, told, draining=draining)
+
+
+async def _unseen(service: JobService, job: Job, seen: str | None) -> AsyncGenerator[Event]:
+    """The events after the one seen last, or for a new subscriber the status and all to come."""
+    if seen is not None:
+        return service.watch(job, seen)
+    if job.status.ended:
+        job = await service.get(job.id, ANONYMOUS, files=True)
+    return _from_status(service, job)
 
 
 async def _events(*events: Event) -> AsyncGenerator[Event]:

@@ -1,0 +1,239 @@
+"""WebSockets (RFC 6455): the events of a job, or of several, as messages (SPEC §5).
+
+Each connection has one reader, which hears pings and the client's end, and a
+sender for each job that it follows. A sender waits for a client that takes
+nothing, and gives it up in the end; nobody else waits.
+
+What ends early, by the time limit or with the server, is told as a message and
+then dropped without a closing handshake: browsers call only that an error, on
+which their programs connect again or ask in another way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from typing import Any
+
+import structlog
+from aiohttp import WSCloseCode, WSMsgType, web
+from prometheus_client import Gauge
+
+from downloadd.errors import DownloaddError
+from downloadd.model import Event, iso8601
+from downloadd.web.naming import FOUR
+from downloadd.web.sse import LIMIT_SECONDS, PING_SECONDS, STALL_SECONDS
+from downloadd.web.views import dumps
+
+#: The largest message that a client may send.
+MAX_MESSAGE_BYTES = 4096
+#: Seconds that a client may take to agree to the end.
+_CLOSE_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+
+#: Hears an object that a client has sent.
+OnMessage = Callable[["Socket", Mapping[str, Any]], Awaitable[None]]
+
+
+class Socket:
+    """One connection."""
+
+    def __init__(self, response: web.WebSocketResponse, *, stall: float) -> None:
+        self._response = response
+        self._stall = stall
+        #: The jobs that it follows.
+        self.senders: dict[str, asyncio.Task[None]] = {}
+        #: Set when the connection is to end early.
+        self.ending = asyncio.Event()
+        self._lock = asyncio.Lock()
+
+    async def send(self, text: str) -> None:
+        """Send a message. ``TimeoutError`` when the client has taken nothing for too long."""
+        async with asyncio.timeout(self._stall), self._lock:
+            await self._response.send_str(text)
+
+    def follow(self, name: str, sending: Awaitable[None]) -> None:
+        """Begin to send what becomes of a job, in place of what was sent of it before."""
+        if (earlier := self.senders.pop(name, None)) is not None:
+            earlier.cancel()
+        self.senders[name] = asyncio.ensure_future(sending)
+
+
+class Sockets:
+    """All WebSockets that are open in this process."""
+
+    def __init__(
+        self,
+        gauge: Gauge,
+        *,
+        limit: float = LIMIT_SECONDS,
+        heartbeat: float = PING_SECONDS,
+        stall: float = STALL_SECONDS,
+    ) -> None:
+        """``gauge`` counts the open ones; the others are seconds."""
+        self._gauge = gauge
+        self._limit = limit
+        self._heartbeat = heartbeat
+        self._stall = stall
+        self._open: set[Socket] = set()
+
+    async def tell(
+        self, request: web.Request, events: AsyncGenerator[Event], *, draining: bool
+    ) -> web.StreamResponse:
+        """Answer a request with a job's events; the connection ends with the last one.
+
+        ``events`` is closed in any case.
+        """
+        async with aclosing(events):
+            return await self._run(
+                request,
+                _ignore,
+                lambda socket: socket.follow("", _send_events(socket, events)),
+                alone=True,
+                draining=draining,
+            )
+
+    async def converse(
+        self, request: web.Request, on_message: OnMessage, *, draining: bool
+    ) -> web.StreamResponse:
+        """Answer a request with what ``on_message`` makes the socket follow, until it is closed."""
+        return await self._run(request, on_message, lambda _: None, alone=False, draining=draining)
+
+    async def _run(
+        self,
+        request: web.Request,
+        on_message: OnMessage,
+        begin: Callable[[Socket], None],
+        *,
+        alone: bool,
+        draining: bool,
+    ) -> web.StreamResponse:
+        response = web.WebSocketResponse(
+            timeout=_CLOSE_SECONDS,
+            heartbeat=self._heartbeat,
+            max_msg_size=MAX_MESSAGE_BYTES,
+            # Messages are small, and a compressor for each connection is not.
+            compress=False,
+        )
+        await response.prepare(request)
+        socket = Socket(response, stall=self._stall)
+        if draining:
+            socket.ending.set()
+        self._open.add(socket)
+        self._gauge.inc()
+        reader = asyncio.create_task(_read(socket, response, on_message))
+        try:
+            begin(socket)
+            if await self._ended(socket, reader, alone=alone):
+                await response.close()
+            else:
+                await self._drop(request, socket)
+        finally:
+            self._open.discard(socket)
+            self._gauge.dec()
+            tasks = {reader, *socket.senders.values()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return response
+
+    async def _ended(self, socket: Socket, reader: asyncio.Task[None], *, alone: bool) -> bool:
+        """Wait for the end; whether it is in order."""
+        ending = asyncio.create_task(socket.ending.wait())
+        try:
+            async with asyncio.timeout(self._limit):
+                senders = set(socket.senders.values()) if alone else set()
+                await asyncio.wait({reader, ending, *senders}, return_when=asyncio.FIRST_COMPLETED)
+                # A sender that cannot go on says so by its result.
+                return not ending.done() and all(
+                    task.exception() is None for task in senders if task.done()
+                )
+        except TimeoutError:
+            return False
+        finally:
+            ending.cancel()
+
+    async def _drop(self, request: web.Request, socket: Socket) -> None:
+        with suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await socket.send(dumps({"type": "reconnect", "data": {"retry": 3000}}))
+        if (transport := request.transport) is not None:
+            # Whole messages first, where the client takes them.
+            stalled = transport.get_write_buffer_size() > 0
+            (transport.abort if stalled else transport.close)()
+
+    def end_all(self) -> None:
+        """End every connection, soon."""
+        for socket in self._open:
+            socket.ending.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+
+async def _ignore(_: Socket, __: Mapping[str, Any]) -> None:
+    """Nothing that a client says matters but pings."""
+
+
+async def _read(socket: Socket, response: web.WebSocketResponse, on_message: OnMessage) -> None:
+    """Hear the client until it is gone; aiohttp answers its pings, and misses its pongs."""
+    async for message in response:
+        if message.type is not WSMsgType.TEXT:
+            await response.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"Send JSON as text.")
+            return
+        try:
+            said = json.loads(message.data)
+        except (ValueError, RecursionError):
+            await response.close(code=WSCloseCode.INVALID_TEXT, message=b"Send JSON.")
+            return
+        if not isinstance(said, dict):
+            continue
+        try:
+            if said.get("type") == "ping":
+                await socket.send(dumps({"type": "pong"}))
+            else:
+                await on_message(socket, said)
+        except (ConnectionError, TimeoutError):
+            return
+
+
+async def _send_events(socket: Socket, events: AsyncGenerator[Event]) -> None:
+    try:
+        async for event in events:
+            await socket.send(encode(event))
+    except DownloaddError as exc:
+        _log.warning("websocket.broke_off", reason=exc.message)
+        raise
+
+
+def encode(event: Event) -> str:
+    """One event as a message.
+
+    Times to go are in milliseconds, as its clients (seeds/004) have it, and
+    the three counts that they show stand beside the canonical ones.
+    """
+    data = dict(event.data)
+    if (remaining := data.get("estimatedTimeRemaining")) is not None:
+        data["estimatedTimeRemaining"] = remaining * 1000
+    if "filesCompleted" in data:
+        data |= {
+            "current": data["filesCompleted"] + data.get("filesFailed", 0),
+            "total": data["totalFiles"],
+            "percentage": data["progress"],
+        }
+    message: dict[str, Any] = {
+        "type": FOUR.get(event.type, event.type.value),
+        "data": data,
+        "timestamp": iso8601(_time_of(event)),
+    }
+    if event.id is not None:
+        message["id"] = event.id
+    return dumps(message)
+
+
+def _time_of(event: Event) -> float:
+    """When it was written: its place in the stream begins with that, in milliseconds."""
+    return int((event.id or "0").partition("-")[0]) / 1000
