@@ -4,9 +4,8 @@ Each connection has one reader, which hears pings and the client's end, and a
 sender for each job that it follows. A sender waits for a client that takes
 nothing, and gives it up in the end; nobody else waits.
 
-What ends early, by the time limit or with the server, is told as a message and
-then dropped without a closing handshake: browsers call only that an error, on
-which their programs connect again or ask in another way.
+What ends early, by the time limit or with the server, is closed with 1012
+("service restart") and a reason that says how to go on.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import structlog
@@ -33,6 +32,9 @@ MAX_MESSAGE_BYTES = 4096
 _CLOSE_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
+
+#: At most 123 bytes (RFC 6455 §5.5).
+_REASON = b"Connect again, with the id of the last message as lastEventId."
 
 #: Hears an object that a client has sent.
 OnMessage = Callable[["Socket", Mapping[str, Any]], Awaitable[None]]
@@ -130,7 +132,7 @@ class Sockets:
             if await self._ended(socket, reader, alone=alone):
                 await response.close()
             else:
-                await self._drop(request, socket)
+                await _break_off(request, response)
         finally:
             self._open.discard(socket)
             self._gauge.dec()
@@ -156,15 +158,6 @@ class Sockets:
         finally:
             ending.cancel()
 
-    async def _drop(self, request: web.Request, socket: Socket) -> None:
-        with suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await socket.send(dumps({"type": "reconnect", "data": {"retry": 3000}}))
-        if (transport := request.transport) is not None:
-            # Whole messages first, where the client takes them.
-            stalled = transport.get_write_buffer_size() > 0
-            (transport.abort if stalled else transport.close)()
-
     def end_all(self) -> None:
         """End every connection, soon."""
         for socket in self._open:
@@ -172,6 +165,13 @@ class Sockets:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+async def _break_off(request: web.Request, response: web.WebSocketResponse) -> None:
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size() > 0:
+        transport.abort()  # nobody would read the reason
+    await response.close(code=WSCloseCode.SERVICE_RESTART, message=_REASON)
 
 
 async def _ignore(_: Socket, __: Mapping[str, Any]) -> None:

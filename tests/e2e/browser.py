@@ -18,6 +18,9 @@ _FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A page that a test makes up comes from no address, and so from the internet,
+    # from where nothing on this machine may be called.
+    "--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets",
 )
 #: Milliseconds that a page may take for whatever is waited for.
 PATIENCE_MS = 30_000

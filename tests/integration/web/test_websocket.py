@@ -194,30 +194,31 @@ async def test_foreign_pages(start: Any) -> None:
                     pass
 
 
-async def test_a_stop_drops_and_tells(server: Server) -> None:
-    """A server that stops says "reconnect" and drops: what browsers call an error."""
+async def test_a_stop_asks_to_come_back(server: Server) -> None:
+    """A server that stops closes with 1012 and says how to go on, also to who comes then."""
     job = await idle_job(server)
     path = f"/v1/download/subscribe/{job.job_id}"
     async with connected(server, path) as ws:
         first = await ws.receive_json()
         begin_drain(server.app)
-        assert (await ws.receive_json())["type"] == "reconnect"
-        await ws.receive()
-        assert ws.close_code in (None, 1006)
+        message = await ws.receive()
+        assert (ws.close_code, "lastEventId" in message.extra) == (1012, True)
     async with connected(server, path) as ws:
-        assert (await ws.receive_json())["type"] == "reconnect"
+        await ws.receive()
+        assert ws.close_code == 1012
     assert first["id"]
     await until(lambda: len(server.app[keys.SOCKETS]) == 0)
 
 
 async def test_the_time_limit(server: Server) -> None:
-    """After its time a connection is dropped as by a stop; nothing is lost by it."""
+    """After its time a connection is closed as by a stop; nothing is lost by it."""
     metrics = server.app[keys.METRICS]
     server.app[keys.SOCKETS]._limit = 0.2
     job = await idle_job(server)
     async with connected(server, f"/v1/download/subscribe/{job.job_id}") as ws:
         await ws.receive_json()
-        assert (await ws.receive_json())["type"] == "reconnect"
+        await ws.receive()
+        assert ws.close_code == 1012
     await until(lambda: metrics.active_websocket_connections._value.get() == 0)
 
 
