@@ -31,6 +31,7 @@ from downloadd.jobs.preflight import Preflight
 from downloadd.jobs.probe import Probe
 from downloadd.jobs.service import JobService
 from downloadd.jobs.sweeper import Sweeper
+from downloadd.model import Priority
 from downloadd.network.describe import HttpDescriber
 from downloadd.objects.sources import Describers, Sources, StoredSource
 from downloadd.pipeline import FetchPolicy, FetchServices, FetchSlots, JobRun, RunServices
@@ -141,6 +142,9 @@ async def service(app: web.Application) -> AsyncIterator[None]:
         queue_limit=settings.jobs.queue_limit,
         dedupe_window=settings.jobs.dedupe_window,
         archive_ttl=settings.storage.archive_ttl,
+        priorities={
+            role: Priority(highest) for role, highest in settings.limits.priorities.items()
+        },
         storage_there=partial(app[STORAGE_PROBE].within, STORAGE_PATIENCE),
     )
     yield

@@ -313,3 +313,19 @@ class Table(Setting):
             name: {key: part.show(getattr(entry, key)) for key, part in self._parts.items()}
             for name, entry in value.items()
         }
+
+
+class ByName(Setting):
+    """A table by name, each entry of the same kind."""
+
+    def __init__(self, item: Setting) -> None:
+        super().__init__(f"a table in the file: name = {item.allowed}")
+        self._item = item
+
+    def parse(self, value: object) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise Refused(value)
+        return {name: self._item.parse(entry) for name, entry in value.items()}
+
+    def show(self, value: Mapping[str, Any]) -> object:
+        return {name: self._item.show(entry) for name, entry in value.items()}

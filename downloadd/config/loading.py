@@ -27,7 +27,10 @@ NOT_BUILT: Mapping[str, str] = {
     "auth.api_keys_file": "authentication",
     "auth.jwt_*": "authentication",
     "auth.roles": "authentication",
-    "limits.*": "limiting clients",
+    "limits.requests_per_minute": "limiting clients",
+    "limits.window": "limiting clients",
+    "limits.jobs_per_minute": "limiting clients",
+    "limits.quotas": "limiting clients",
     "telemetry.sentry_dsn": "reporting to Sentry",
     "telemetry.otlp_endpoint": "sending traces",
 }

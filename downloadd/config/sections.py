@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from downloadd.config.address_fields import Host, Origin, Peer, Ports, RedisUrl, Url
 from downloadd.config.address_fields import Network as NetworkField
 from downloadd.config.fields import (
+    ByName,
     Choice,
     Folder,
     KeyTemplate,
@@ -211,6 +212,10 @@ class Quota:
 class Limits:
     """How much one client may ask for."""
 
+    #: By role: the highest priority that its jobs may have.
+    priorities: Annotated[Mapping[str, str], ByName(Choice("high", "normal", "low"))] = field(
+        default_factory=dict
+    )
     #: In a window of ``window`` seconds, which is a minute unless changed.
     requests_per_minute: _Count = 100
     window: Annotated[float, Seconds(1, DAY)] = 60.0

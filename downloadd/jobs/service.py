@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from downloadd.model import (
     JobStatus,
     Link,
     Options,
+    Priority,
     Record,
     Source,
     terminal_event,
@@ -62,6 +63,7 @@ class JobRequest(Record):
     """A job that somebody asks for."""
 
     user: str = "anonymous"
+    role: str = "anonymous"
     form: Form = Form.CANONICAL
     sources: Sequence[Source]
     options: Options = field(default_factory=Options)
@@ -91,11 +93,13 @@ class JobService:
         queue_limit: int,
         dedupe_window: float,
         archive_ttl: float,
+        priorities: Mapping[str, Priority] | None = None,
         storage_there: Callable[[], Awaitable[bool]],
     ) -> None:
         """``queue_limit`` counts queued jobs, the others seconds; ``dedupe_window`` 0 for never.
 
-        ``storage_there`` says soon whether new jobs make sense.
+        ``priorities``: by role, the highest that its jobs may have; one that
+        asks for more is queued with that. ``storage_there`` says soon whether new jobs make sense.
         """
         self._store = store
         self._objects = objects
@@ -107,6 +111,7 @@ class JobService:
         self._storage_there = storage_there
         self._removals: set[asyncio.Task[Any]] = set()
         self._archive_ttl = archive_ttl
+        self._priorities = priorities or {}
 
     async def close(self) -> None:
         """Wait for what is under way behind answers that were given."""
@@ -299,7 +304,7 @@ class JobService:
             user=request.user,
             form=request.form,
             file_id=request.sources[0].file_id if request.form is Form.FILE else None,
-            options=request.options,
+            options=self._allowed(request.options, request.role),
             files=tuple(
                 FileEntry(index=index, source=source)
                 for index, source in enumerate(request.sources)
@@ -311,6 +316,11 @@ class JobService:
             trace_id=request.trace_id,
             callback_url=request.callback_url,
         )
+
+    def _allowed(self, options: Options, role: str) -> Options:
+        highest = self._priorities.get(role, Priority.HIGH)
+        order = list(Priority)
+        return options.evolve(priority=max(options.priority, highest, key=order.index))
 
     def _deduplication(self, request: JobRequest) -> Deduplication:
         key = request.idempotency_key

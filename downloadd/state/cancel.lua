@@ -1,5 +1,5 @@
 -- End a job that is waiting or under way.
--- KEYS: job, files, events, checkpoint, headers, queue, active, deliveries, webhooks
+-- KEYS: job, files, events, checkpoint, headers, queue, active, deliveries, webhooks, turns
 -- ARGV: id, now, operation, statuses it may start from, seconds to keep the job,
 --       control channel, template of a dedupe key
 -- Returns nil | status that forbids it | {snapshot, checkpoint}
@@ -16,7 +16,12 @@ redis.call('HSET', job, 'status', 'cancelled', 'operation', operation, 'stage', 
   'updated_at', now, 'completed_at', now)
 redis.call('HDEL', job, 'token', 'flight')
 redis.call('DEL', checkpoint, headers)
-redis.call('ZREM', queue, id)
+local score = redis.call('ZSCORE', queue, id)
+if score then
+  local place = redis.call('HMGET', job, 'rank', 'user')
+  redis.call('ZREM', queue, id)
+  left_queue(queue, KEYS[10], tonumber(place[1]), place[2], tonumber(score))
+end
 redis.call('ZREM', active, id)
 append(job, events, 'cancelled', last_event(job, 'cancelled', true))
 free_body(job, ARGV[7], id)

@@ -1,5 +1,5 @@
 -- Take jobs under a lease: those whose lease has lapsed, then the queue.
--- KEYS: queue, active, what this process claimed last, installation
+-- KEYS: queue, active, what this process claimed last, installation, turns
 -- ARGV: limit, token, lease in seconds, now, statuses a claim may start from,
 --       templates of the keys job, files, events, checkpoint, headers,
 --       '1' with the queue, '1' with a suspect, deaths of a suspect, of a poison job,
@@ -81,11 +81,19 @@ while #taken < limit do
   end
 end
 
+-- Who comes from now on begins with the turn of the job that has just been taken.
+local function begin_turn(rank, user, score)
+  if math.floor(score / RANK) ~= rank then return end -- of a version without turns
+  redis.call('HSET', KEYS[5], (turn_fields(rank, user)), math.floor(score % RANK / TURN))
+  left_queue(queue, KEYS[5], rank, user, score)
+end
+
 while ARGV[11] == '1' and #taken < limit do
   local popped = redis.call('ZPOPMIN', queue)
   if #popped == 0 then break end
-  local status = redis.call('HGET', name(6, popped[1]), 'status')
-  if status and allowed(sources, status) then take(popped[1]) end
+  local known = redis.call('HMGET', name(6, popped[1]), 'status', 'rank', 'user')
+  if known[1] then begin_turn(tonumber(known[2]), known[3], tonumber(popped[2])) end
+  if known[1] and allowed(sources, known[1]) then take(popped[1]) end
 end
 
 if #ids > 0 then

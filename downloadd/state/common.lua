@@ -64,10 +64,40 @@ local function count_since(job, field)
   return count
 end
 
--- Put a job behind those of its rank.
-local function enqueue(queue, sequence, rank, id)
-  local place = redis.call('INCR', sequence)
-  redis.call('ZADD', queue, string.format('%.0f', tonumber(rank) * 281474976710656 + place), id)
+-- The queue is one sorted set, ordered by rank, then by turn, then by arrival. Of
+-- each user's waiting jobs the first has the turn that is on, the next the one
+-- after it: users take turns, and one user's jobs keep their order. (Start-time
+-- fair queueing, Goyal, Vin and Cheng 1996, with jobs of one size.) A score is
+-- below 2^53, so that it is exact: turns up to 2^26, arrivals modulo 2^25.
+local RANK, TURN, LAST_TURN = 2251799813685248, 33554432, 67108863
+
+-- Fields of the turns: the one that is on; a user's last one, and waiting jobs.
+local function turn_fields(rank, user)
+  return 'on:' .. rank, 'last:' .. rank .. ':' .. user, 'jobs:' .. rank .. ':' .. user
+end
+
+-- Put a job into its user's next turn.
+local function enqueue(queue, sequence, turns, rank, user, id)
+  local on, last, jobs = turn_fields(rank, user)
+  local known = redis.call('HMGET', turns, on, last)
+  local turn = math.max(tonumber(known[1] or 0), tonumber(known[2] or -1) + 1)
+  turn = math.min(turn, LAST_TURN)
+  redis.call('HSET', turns, last, turn)
+  redis.call('HINCRBY', turns, jobs, 1)
+  local place = redis.call('INCR', sequence) % TURN
+  redis.call('ZADD', queue, string.format('%.0f', rank * RANK + turn * TURN + place), id)
+end
+
+-- Note that a job, which had this score, has left the queue.
+local function left_queue(queue, turns, rank, user, score)
+  if redis.call('EXISTS', queue) == 0 then return redis.call('DEL', turns) end
+  local turn = math.floor(score % RANK / TURN)
+  local _, last, jobs = turn_fields(rank, user)
+  if redis.call('HINCRBY', turns, jobs, -1) <= 0 then
+    redis.call('HDEL', turns, last, jobs)
+  elseif tonumber(redis.call('HGET', turns, last)) == turn then
+    redis.call('HSET', turns, last, turn - 1)
+  end
 end
 
 -- Keep keys for so many seconds yet, where they would go sooner.

@@ -1,6 +1,6 @@
 -- Write a job and queue it, unless an earlier one stands for it.
 -- KEYS: job, events, queue, sequence, user's jobs, headers, idempotency, dedupe
---       (the last two are the job's key where there is none)
+--       (these two are the job's key where there is none), turns
 -- ARGV: id, queue limit, rank, created_at, control channel, template of a job's key,
 --       idempotency digest or '', body of the idempotency key, its seconds,
 --       body digest or '', its seconds, seconds in the user's list,
@@ -45,7 +45,8 @@ if ARGV[14] ~= '' then
   redis.call('SET', headers, ARGV[14])
   redis.call('HSET', job, 'headers', '1')
 end
-enqueue(queue, sequence, ARGV[3], id)
+local user = redis.call('HGET', job, 'user')
+enqueue(queue, sequence, KEYS[9], tonumber(ARGV[3]), user, id)
 redis.call('ZREMRANGEBYSCORE', user_jobs, '-inf', created - tonumber(ARGV[12]))
 redis.call('ZADD', user_jobs, ARGV[4], id)
 redis.call('EXPIRE', user_jobs, ARGV[12])

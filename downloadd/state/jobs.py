@@ -49,6 +49,7 @@ class RedisJobStore(Work, JobStore):
             keys.headers(job.id),
             keys.idempotency(key) if key else keys.job(job.id),
             keys.dedupe(dedup.body_key) if dedup.body_key else keys.job(job.id),
+            keys.turns,
         ]
         args: list[Arg] = [
             job.id,
@@ -134,6 +135,7 @@ class RedisJobStore(Work, JobStore):
             keys.active,
             keys.deliveries(job_id),
             keys.webhooks,
+            keys.turns,
         ]
         args: list[Arg] = [
             job_id,
@@ -171,6 +173,7 @@ class RedisJobStore(Work, JobStore):
             keys.sequence,
             keys.deliveries(job_id),
             keys.webhooks,
+            keys.turns,
         ]
         args: list[Arg] = [
             job_id,

@@ -16,10 +16,12 @@ class Keys:
         if not prefix or "%" in prefix or any(char.isspace() for char in prefix):
             raise ValueError("A Redis key prefix is not empty and holds neither % nor white space.")
         self.prefix = prefix
-        #: Sorted set of waiting jobs: priority, then order of arrival.
+        #: Sorted set of waiting jobs: priority, then turn of the user, then order of arrival.
         self.queue = f"{prefix}queue"
         #: Sorted set of jobs under way: when the lease ends, on the server's clock.
         self.active = f"{prefix}active"
+        #: Hash: whose turn it is in the queue, by priority and user.
+        self.turns = f"{prefix}turns"
         #: Counter that orders the queue.
         self.sequence = f"{prefix}sequence"
         #: String: the name of this installation, which its archives' keys begin with.

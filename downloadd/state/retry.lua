@@ -1,5 +1,5 @@
 -- Queue an ended job once more.
--- KEYS: job, files, events, checkpoint, headers, queue, sequence, deliveries, webhooks
+-- KEYS: job, files, events, checkpoint, headers, queue, sequence, deliveries, webhooks, turns
 -- ARGV: id, now, operation, statuses it may start from, queue limit, control channel,
 --       template of a dedupe key, seconds for which it counts, seconds of work left or ''
 -- Returns nil | status that forbids it | 'full' | 'forgotten' | {snapshot}
@@ -44,7 +44,7 @@ redis.call('HDEL', job, 'error', 'error_code', 'completed_at', 'token', 'flight'
   'deaths', 'deaths_at', 'put_backs', 'put_backs_at')
 for _, key in ipairs({ job, files, events, checkpoint, headers }) do redis.call('PERSIST', key) end
 withdraw_news(KEYS[8], KEYS[9], id)
-enqueue(queue, sequence, known[4], id)
+enqueue(queue, sequence, KEYS[10], tonumber(known[4]), redis.call('HGET', job, 'user'), id)
 if known[5] then
   redis.call('SET', string.format(ARGV[7], known[5]), id, 'NX', 'EX', ARGV[8])
 end

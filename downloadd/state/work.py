@@ -61,7 +61,13 @@ class Work(Scripts):
             POISON_DEATHS,
             installation,
         ]
-        names = [keys.queue, keys.active, keys.last_claim(self._owner), keys.installation]
+        names = [
+            keys.queue,
+            keys.active,
+            keys.last_claim(self._owner),
+            keys.installation,
+            keys.turns,
+        ]
         claims: list[Claim] = []
         for row in await self._client.run(_CLAIM, names, args):
             try:

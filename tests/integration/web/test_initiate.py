@@ -60,7 +60,8 @@ async def test_traceparent_becomes_the_trace(server: Server) -> None:
     """The trace of the request is the job's."""
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     made = await server.initiate(
-        {"source_urls": [URL]}, traceparent=f"00-{trace}-00f067aa0ba902b7-01"
+        {"source_urls": ["https://files.example/a.pdf"]},
+        traceparent=f"00-{trace}-00f067aa0ba902b7-01",
     )
     assert made["traceId"] == trace
 
@@ -68,8 +69,17 @@ async def test_traceparent_becomes_the_trace(server: Server) -> None:
 async def test_every_broken_rule_is_a_400_that_leaves_nothing(start: Start, tmp_path: Path) -> None:
     """Each broken rule answers 400 with the field named; Redis and the disk stay empty."""
     unsupported = [
-        ({"source_urls": [URL], "options": {"watermark": True}}, "options.watermark"),
-        ({"source_urls": [URL], "callback_url": "https://app.example/h"}, "callback_url"),
+        (
+            {"source_urls": ["https://files.example/a.pdf"], "options": {"watermark": True}},
+            "options.watermark",
+        ),
+        (
+            {
+                "source_urls": ["https://files.example/a.pdf"],
+                "callback_url": "https://app.example/h",
+            },
+            "callback_url",
+        ),
     ]
     closed = [
         ({"source_urls": [URL, bad]}, "source_urls.1")
@@ -177,7 +187,7 @@ async def test_charset_utf8_is_json(server: Server) -> None:
     """A content type that names UTF-8 is fine."""
     async with server.client.post(
         PATH,
-        data=json.dumps({"source_urls": [URL]}),
+        data=json.dumps({"source_urls": ["https://files.example/a.pdf"]}),
         headers={"Content-Type": "application/json; charset=UTF-8"},
     ) as response:
         assert response.status == 200
@@ -185,9 +195,11 @@ async def test_charset_utf8_is_json(server: Server) -> None:
 
 async def test_the_same_body_is_the_same_job(server: Server) -> None:
     """A retry storm makes one job; other bodies, and dedupe false, make others."""
-    body = {"source_urls": [URL], "options": {"manifest": True}}
+    body = {"source_urls": ["https://files.example/a.pdf"], "options": {"manifest": True}}
     first = await server.initiate(body)
-    again = await server.initiate({"options": {"manifest": True}, "source_urls": [URL]})
+    again = await server.initiate(
+        {"options": {"manifest": True}, "source_urls": ["https://files.example/a.pdf"]}
+    )
     other = await server.initiate({"source_urls": [URL, URL]})
     fresh = {**body, "options": {"manifest": True, "dedupe": False}}
     ids = [(await server.initiate(fresh))["jobId"] for _ in range(2)]
@@ -197,7 +209,7 @@ async def test_the_same_body_is_the_same_job(server: Server) -> None:
 
 async def test_idempotency_key(server: Server) -> None:
     """The same key and body give the same job, and say so; another body is a 422."""
-    body = {"source_urls": [URL], "options": {"dedupe": False}}
+    body = {"source_urls": ["https://files.example/a.pdf"], "options": {"dedupe": False}}
     headers = {"Idempotency-Key": "order 4711"}
     answers = []
     for _ in range(2):
@@ -217,7 +229,10 @@ async def test_a_window_of_nothing_is_no_deduplication(start: Start) -> None:
     """With jobs.dedupe_window 0 every request without a key makes a job, however quick."""
     async with start(jobs__dedupe_window=0) as server:
         await server.app[POOL].drain(0)
-        ids = {(await server.initiate({"source_urls": [URL]}))["jobId"] for _ in range(5)}
+        ids = {
+            (await server.initiate({"source_urls": ["https://files.example/a.pdf"]}))["jobId"]
+            for _ in range(5)
+        }
     assert len(ids) == 5
 
 
@@ -225,7 +240,7 @@ async def test_another_key_is_another_job(server: Server) -> None:
     """The same body under a new key is a new job; without a key it is one that is there."""
     # A job that has failed would not stand for its body.
     await server.app[POOL].drain(0)
-    body = {"source_urls": [URL]}
+    body = {"source_urls": ["https://files.example/a.pdf"]}
     plain = await server.initiate(body)
     keyed = [(await server.initiate(body, Idempotency_Key=key))["jobId"] for key in "aba"]
     assert len({plain["jobId"], *keyed}) == 3
@@ -237,7 +252,9 @@ async def test_another_key_is_another_job(server: Server) -> None:
 async def test_idempotency_keys_that_are_none(server: Server, key: str) -> None:
     """A key that is empty, too long or not printable ASCII is a 400 that names the header."""
     async with server.client.post(
-        PATH, json={"source_urls": [URL]}, headers={"Idempotency-Key": key}
+        PATH,
+        json={"source_urls": ["https://files.example/a.pdf"]},
+        headers={"Idempotency-Key": key},
     ) as response:
         assert response.status == 400
         assert list((await response.json())["details"]) == ["Idempotency-Key"]
@@ -247,7 +264,9 @@ async def test_idempotency_keys_that_are_none(server: Server, key: str) -> None:
 async def test_two_idempotency_keys(server: Server) -> None:
     """Which of two counts would be a guess: a 400, even where they are the same."""
     headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
-    async with server.client.post(PATH, json={"source_urls": [URL]}, headers=headers) as response:
+    async with server.client.post(
+        PATH, json={"source_urls": ["https://files.example/a.pdf"]}, headers=headers
+    ) as response:
         assert response.status == 400
         assert list((await response.json())["details"]) == ["Idempotency-Key"]
     assert await server.redis_keys() == []
@@ -275,3 +294,15 @@ async def test_a_thousand_files_are_taken_at_once(server: Server) -> None:
     }
     made = await server.initiate(body)
     assert made["totalFiles"] == 1000
+
+
+@pytest.mark.parametrize(("priorities", "place"), [({}, 1), ({"anonymous": "normal"}, 2)])
+async def test_priority_is_capped_by_role(
+    start: Start, priorities: dict[str, str], place: int
+) -> None:
+    """A job that asks for more than its caller's role may have is queued with that."""
+    async with start(limits__priorities=priorities) as server:
+        await server.app[POOL].drain(0)
+        await server.initiate({"source_urls": ["https://files.example/a.pdf"]})
+        body = {"source_urls": ["https://files.example/a.pdf"], "options": {"priority": "high"}}
+        assert (await server.initiate(body))["queuePosition"] == place
