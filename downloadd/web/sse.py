@@ -92,7 +92,7 @@ class Streams:
             _log.warning("sse.broke_off", reason=exc.message)
         finally:
             self._gauge.dec()
-            _abort_if_stalled(request)
+            abort_if_stalled(request)
         return response
 
     async def _write_all(
@@ -155,7 +155,8 @@ def _end(limit: asyncio.Timeout) -> None:
         limit.reschedule(asyncio.get_running_loop().time())
 
 
-def _abort_if_stalled(request: web.Request) -> None:
+def abort_if_stalled(request: web.Request) -> None:
+    """Cut a client off that has not read all; for when nothing more is to be said."""
     # The end of the answer would wait behind bytes that nobody reads.
     transport = request.transport
     if transport is not None and transport.get_write_buffer_size() > 0:

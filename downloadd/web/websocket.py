@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import structlog
@@ -23,7 +23,7 @@ from prometheus_client import Gauge
 from downloadd.errors import DownloaddError
 from downloadd.model import Event, iso8601
 from downloadd.web.naming import FOUR
-from downloadd.web.sse import LIMIT_SECONDS, PING_SECONDS, STALL_SECONDS
+from downloadd.web.sse import LIMIT_SECONDS, PING_SECONDS, STALL_SECONDS, abort_if_stalled
 from downloadd.web.views import dumps
 
 #: The largest message that a client may send.
@@ -56,6 +56,13 @@ class Socket:
         """Send a message. ``TimeoutError`` when the client has taken nothing for too long."""
         async with asyncio.timeout(self._stall), self._lock:
             await self._response.send_str(text)
+
+    async def close(self, code: int = WSCloseCode.OK, reason: bytes = b"") -> None:
+        """End the connection, when the client has read what was sent or has had its time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._stall):
+                # aiohttp limits only the wait for the client's answer.
+                await self._response.close(code=code, message=reason)
 
     def follow(self, name: str, sending: Awaitable[None]) -> None:
         """Begin to send what becomes of a job, in place of what was sent of it before."""
@@ -129,11 +136,15 @@ class Sockets:
         reader = asyncio.create_task(_read(socket, response, on_message))
         try:
             begin(socket)
-            if await self._ended(socket, reader, alone=alone):
-                await response.close()
+            if not await self._ended(socket, reader, alone=alone):
+                abort_if_stalled(request)  # nobody would read the reason
+                await socket.close(WSCloseCode.SERVICE_RESTART, _REASON)
             else:
-                await _break_off(request, response)
+                await socket.close()
         finally:
+            # Also of one that missed its heartbeat: aiohttp has closed its side,
+            # which lasts until the client has read all.
+            abort_if_stalled(request)
             self._open.discard(socket)
             self._gauge.dec()
             tasks = {reader, *socket.senders.values()}
@@ -167,13 +178,6 @@ class Sockets:
         return len(self._open)
 
 
-async def _break_off(request: web.Request, response: web.WebSocketResponse) -> None:
-    transport = request.transport
-    if transport is not None and transport.get_write_buffer_size() > 0:
-        transport.abort()  # nobody would read the reason
-    await response.close(code=WSCloseCode.SERVICE_RESTART, message=_REASON)
-
-
 async def _ignore(_: Socket, __: Mapping[str, Any]) -> None:
     """Nothing that a client says matters but pings."""
 
@@ -182,12 +186,12 @@ async def _read(socket: Socket, response: web.WebSocketResponse, on_message: OnM
     """Hear the client until it is gone; aiohttp answers its pings, and misses its pongs."""
     async for message in response:
         if message.type is not WSMsgType.TEXT:
-            await response.close(code=WSCloseCode.UNSUPPORTED_DATA, message=b"Send JSON as text.")
+            await socket.close(WSCloseCode.UNSUPPORTED_DATA, b"Send JSON as text.")
             return
         try:
             said = json.loads(message.data)
         except (ValueError, RecursionError):
-            await response.close(code=WSCloseCode.INVALID_TEXT, message=b"Send JSON.")
+            await socket.close(WSCloseCode.INVALID_TEXT, b"Send JSON.")
             return
         if not isinstance(said, dict):
             continue

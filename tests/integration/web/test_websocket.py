@@ -237,12 +237,10 @@ async def test_who_is_gone_is_forgotten(server: Server) -> None:
         assert ws is not None
 
 
-async def test_a_slow_reader(server: Server) -> None:
-    """Who takes nothing is dropped in the end, and meanwhile slows nobody down."""
+@asynccontextmanager
+async def stalled(server: Server, job_id: str) -> AsyncIterator[asyncio.Transport]:
+    """A client that subscribes and never reads; the server's end of its connection."""
     sockets: Sockets = server.app[keys.SOCKETS]
-    sockets._stall = 1.0
-    job = await idle_job(server)
-    await job.begin()
     url = URL(server.url)
     assert url.host
     assert url.port
@@ -250,7 +248,7 @@ async def test_a_slow_reader(server: Server) -> None:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect((url.host, url.port))
         slow.sendall(
-            f"GET /v1/download/subscribe/{job.job_id} HTTP/1.1\r\nHost: x\r\n"
+            f"GET /v1/download/subscribe/{job_id} HTTP/1.1\r\nHost: x\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
         )
@@ -261,14 +259,51 @@ async def test_a_slow_reader(server: Server) -> None:
         assert request.transport is not None
         raw = request.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        async with connected(server, f"/v1/download/subscribe/{job.job_id}") as ws:
-            await ws.receive_json()
-            for number in range(8000):
-                await job.progress(1 + number % 98)
-                assert (await ws.receive_json())["data"]["progress"] == 1 + number % 98
-                if len(sockets) == 1:
-                    break
-            assert len(sockets) == 1, "the slow one is still there"
+        yield request.transport
+
+
+async def test_a_slow_reader(server: Server) -> None:
+    """Who takes nothing is dropped in the end, and meanwhile slows nobody down."""
+    sockets: Sockets = server.app[keys.SOCKETS]
+    sockets._stall = 1.0
+    job = await idle_job(server)
+    await job.begin()
+    path = f"/v1/download/subscribe/{job.job_id}"
+    async with stalled(server, job.job_id), connected(server, path) as ws:
+        await ws.receive_json()
+        for number in range(8000):
+            await job.progress(1 + number % 98)
+            assert (await ws.receive_json())["data"]["progress"] == 1 + number % 98
+            if len(sockets) == 1:
+                break
+        assert len(sockets) == 1, "the slow one is still there"
+
+
+@pytest.mark.parametrize("end", ["heartbeat", "last event"])
+async def test_nothing_is_left_of_who_reads_nothing(server: Server, end: str) -> None:
+    """Whether it misses its heartbeat or the last event, its connection is gone, unread bytes too.
+
+    The buffer is so full that closing has to wait, and not so that sending has.
+    """
+    sockets: Sockets = server.app[keys.SOCKETS]
+    if end == "heartbeat":
+        sockets._heartbeat = 1.0
+    else:
+        sockets._stall = 2.0
+    job = await idle_job(server)
+    await job.begin()
+    async with stalled(server, job.job_id) as transport:
+        if end == "last event":
+            transport.set_write_buffer_limits(high=4096)
+        number = 0
+        while transport.get_write_buffer_size() < 10_000:
+            number += 1
+            await job.progress(1 + number % 98)
+        if end == "last event":
+            await job.fail()
+        await until(lambda: len(sockets) == 0)
+        await until(lambda: transport.get_write_buffer_size() == 0)
+        assert transport.is_closing()
 
 
 # --- several jobs on one connection ----------------------------------------------------
