@@ -22,6 +22,7 @@ from downloadd.ports import SystemClock
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web import keys
 from downloadd.web.lifecycle import Lifecycle
+from downloadd.web.openapi.contract import Contract
 from downloadd.web.routes import make_application
 from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
@@ -62,11 +63,12 @@ def create_app(
     ``StateLocked`` and other ``StateError``s, ``StorageError``, ``SpoolError``.
     """
     metrics = Metrics()
+    local_files = settings.storage.kind == "local"
     app = make_application(
         metrics=metrics,
         cors_origins=settings.server.cors_origins,
         request_timeout=settings.server.request_timeout,
-        local_files=settings.storage.kind == "local",
+        local_files=local_files,
     )
     site = Site(
         settings=settings,
@@ -89,6 +91,7 @@ def create_app(
         locate=_locator(settings, app[GUARD]),
         callbacks=webhooks.can_sign(settings),
     )
+    app[keys.CONTRACT] = Contract(app[keys.INITIATE].schema, local_files=local_files)
     app.cleanup_ctx.extend(RESOURCES)
     app.on_shutdown.append(_end_streams)
     return app

@@ -39,7 +39,8 @@ _DISCREET: Mapping[type[errors.DownloaddError], str] = {
     errors.ObjectMissing: "There is no such file, or it was removed after its time.",
 }
 
-_CODES: Mapping[int, str] = {
+#: What aiohttp refuses, by status.
+CODES: Mapping[int, str] = {
     400: "bad_request",
     403: "forbidden",
     404: "not_found",
@@ -63,14 +64,14 @@ _HEADERS = ("Accept-Encoding", "Content-Range", "Retry-After")
 _INTERNAL = "Something went wrong on the server. The request id finds it in the log."
 
 
-def status_of(exc: errors.DownloaddError) -> HTTPStatus | None:
+def status_of(error: type[errors.DownloaddError]) -> HTTPStatus | None:
     """The status that answers an error; None where it is none of the client's business."""
-    return next((STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES), None)
+    return next((STATUSES[kind] for kind in error.__mro__ if kind in STATUSES), None)
 
 
 def answer(request: web.BaseRequest, exc: errors.DownloaddError) -> web.Response | None:
     """The answer to an error that clients may see, else None."""
-    status = status_of(exc)
+    status = status_of(type(exc))
     if status is None:
         return None
     message = next((text for kind, text in _DISCREET.items() if isinstance(exc, kind)), None)
@@ -92,7 +93,7 @@ def http_answer(request: web.BaseRequest, exc: web.HTTPException) -> web.Respons
     headers = {name: exc.headers[name] for name in _HEADERS if name in exc.headers}
     if isinstance(exc, web.HTTPMethodNotAllowed):
         headers["Allow"] = allow(exc.allowed_methods)
-    code = _CODES.get(status, "http_error")
+    code = CODES.get(status, "http_error")
     return _response(request, status, status.phrase, code, message, None, headers)
 
 

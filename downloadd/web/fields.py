@@ -52,6 +52,10 @@ class Strict(fields.Field[T]):
         """Return what is kept of a value. Raises marshmallow's ``ValidationError``."""
         raise NotImplementedError
 
+    def json_schema(self) -> dict[str, Any]:
+        """The rule as JSON Schema (2020-12), as far as that can tell it."""
+        raise NotImplementedError
+
     def _deserialize(self, value: Any, *_: Any, **__: Any) -> T:
         return self.read(value)
 
@@ -63,6 +67,9 @@ class Bool(Strict[bool]):
         if not isinstance(value, bool):
             raise ValidationError("Must be true or false.")
         return value
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
 
 
 class Int(Strict[int]):
@@ -77,6 +84,9 @@ class Int(Strict[int]):
         if type(value) is not int or not self._low <= value <= self._high:
             raise ValidationError(f"Must be an integer from {self._low:,} to {self._high:,}.")
         return value
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self._low, "maximum": self._high}
 
 
 class Text(Strict[str]):
@@ -107,6 +117,9 @@ class Text(Strict[str]):
         except ValueError as exc:
             raise ValidationError(str(exc)) from exc
 
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": self._longest}
+
 
 class OneOf(Strict[str]):
     """One of a few strings."""
@@ -120,6 +133,9 @@ class OneOf(Strict[str]):
             raise ValidationError(f"Must be one of: {', '.join(self._allowed)}.")
         return value
 
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": [str(value) for value in self._allowed]}
+
 
 class Items(Strict[list[Any]]):
     """A list of 1 to ``most`` values of one kind; errors are keyed by place.
@@ -130,6 +146,8 @@ class Items(Strict[list[Any]]):
 
     def __init__(self, item: Strict[Any] | Schema, most: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        #: What each item is.
+        self.item = item
         self._load: Callable[[Any], Any] = item.load if isinstance(item, Schema) else item.read
         self._most = most
 
@@ -151,6 +169,10 @@ class Items(Strict[list[Any]]):
             raise ValidationError(errors)
         return result
 
+    def json_schema(self) -> dict[str, Any]:
+        """Without ``items``: whoever knows the schemas by name adds what ``item`` is."""
+        return {"type": "array", "minItems": 1, "maxItems": self._most}
+
 
 class Headers(Strict[Mapping[str, str]]):
     """Request headers for a source: sane names and values, none that fetching itself sets."""
@@ -168,6 +190,18 @@ class Headers(Strict[Mapping[str, str]]):
         if sum(len(name) + len(text) for name, text in value.items()) > MAX_HEADER_BYTES:
             raise ValidationError(f"At most {MAX_HEADER_BYTES:,} bytes in all.")
         return value
+
+    def json_schema(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "maxProperties": MAX_HEADERS,
+            # Of reserved names it refuses every spelling; the pattern has the usual one.
+            "propertyNames": {
+                "pattern": f"^{_TOKEN.pattern}$",
+                "not": {"enum": sorted(RESERVED_HEADERS)},
+            },
+            "additionalProperties": {"type": "string", "pattern": f"^{_FIELD_VALUE.pattern}$"},
+        }
 
 
 def _header(name: str, value: object) -> str | None:
@@ -198,6 +232,9 @@ class Metadata(Strict[Mapping[str, Any]]):
         if size > self._most:
             raise ValidationError(f"At most {self._most:,} bytes; it has {size:,}.")
         return value
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "object"}
 
 
 def _within(value: Any, levels: int) -> bool:

@@ -13,6 +13,7 @@ from downloadd.objects.local import LocalStore
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web.health import Health
 from downloadd.web.lifecycle import Lifecycle
+from downloadd.web.openapi.contract import Contract
 from downloadd.web.schemas import InitiateReader
 from downloadd.web.sse import Streams
 from downloadd.web.websocket import Sockets
@@ -25,6 +26,7 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
 SOCKETS: web.AppKey[Sockets] = web.AppKey("sockets", Sockets)
 STREAMS: web.AppKey[Streams] = web.AppKey("streams", Streams)
+CONTRACT: web.AppKey[Contract] = web.AppKey("contract", Contract)
 INITIATE: web.AppKey[InitiateReader] = web.AppKey("initiate", InitiateReader)
 #: Origins whose pages may read answers.
 CORS_ORIGINS: web.AppKey[Collection[str]] = web.AppKey("cors_origins")

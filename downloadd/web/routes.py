@@ -11,6 +11,7 @@ from downloadd.web.body import MAX_BODY_BYTES
 from downloadd.web.handlers import (
     checking,
     deliveries,
+    documents,
     events,
     files,
     jobs,
@@ -38,6 +39,9 @@ _MANAGED = "/v1/download/job/{job_id}"
 
 ROUTES = (
     web.get("/", operations.home),
+    web.get("/openapi.json", documents.openapi),
+    web.get("/docs", documents.page),
+    web.get("/docs/{asset}", documents.asset),
     web.get("/health", operations.health),
     web.get("/health/live", operations.live),
     web.get("/health/ready", operations.ready),

@@ -34,8 +34,17 @@ _CALLABLE = (
     "This address may not be called. Callbacks go to http and https URLs of public "
     "addresses, on the ports allowed here."
 )
+_URL = {"format": "uri", "pattern": "^[hH][tT][tT][pP][sS]?://"}
 _NO_OBJECT = "Must be an object."
-_MESSAGES = {"unknown": "Unknown field.", "type": _NO_OBJECT}
+
+
+class _Strict(Schema):
+    """A schema that names what it does not know."""
+
+    error_messages = {"unknown": "Unknown field.", "type": _NO_OBJECT}  # noqa: RUF012
+
+    class Meta:
+        unknown = RAISE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +73,11 @@ class InitiateReader:
         self._locate = locate
         self._schema = _body_schema(max_files, check_url)
         self._callbacks = callbacks
+
+    @property
+    def schema(self) -> Schema:
+        """What bodies must look like, but for rules that no field has by itself."""
+        return self._schema
 
     def read(self, body: Mapping[str, Any]) -> Initiation:
         """Check every rule. ``ValidationError`` names all fields that break one."""
@@ -96,56 +110,95 @@ class InitiateReader:
 
 
 def _body_schema(max_files: int, check_url: UrlCheck) -> Schema:
-    url = Text(MAX_URL_CHARS, check=_url_check(check_url), required=True)
-    file_id = Int(MIN_FILE_ID, MAX_FILE_ID)
-    file_schema = Schema.from_dict(
+    url = Text(
+        MAX_URL_CHARS,
+        check=_url_check(check_url),
+        required=True,
+        metadata=_about(_FETCHABLE, **_URL),
+    )
+    file_id = Int(MIN_FILE_ID, MAX_FILE_ID, metadata=_about("The caller's own number for it."))
+    file_schema = _Strict.from_dict(
         {
             "url": url,
             "file_id": file_id,
-            "name": Text(MAX_NAME_CHARS, check=_name),
-            "sha256": Text(64, check=_hex_digest(64)),
-            "md5": Text(32, check=_hex_digest(32)),
-            "size": Int(0, MAX_SAFE_INTEGER),
-            "headers": Headers(),
+            "name": Text(MAX_NAME_CHARS, check=_name, metadata=_about("Its path in the archive.")),
+            "sha256": Text(64, check=_hex_digest(64), metadata=_hexadecimal(64)),
+            "md5": Text(32, check=_hex_digest(32), metadata=_hexadecimal(32)),
+            "size": Int(0, MAX_SAFE_INTEGER, metadata=_about("Bytes; another number fails it.")),
+            "headers": Headers(metadata=_about("Sent with the request for this file.")),
         },
         name="FileSchema",
     )
-    body_schema = Schema.from_dict(
+    body_schema = _Strict.from_dict(
         {
-            "file_id": file_id,
-            "file_ids": Items(file_id, max_files),
-            "source_urls": Items(url, max_files),
-            "files": Items(_strict(file_schema), max_files),
+            "file_id": Int(MIN_FILE_ID, MAX_FILE_ID, metadata=_about("The one file to get.")),
+            "file_ids": Items(
+                file_id,
+                max_files,
+                metadata=_about("One for each file, none twice.", uniqueItems=True),
+            ),
+            "source_urls": Items(
+                url, max_files, metadata=_about("One for each id, in order; or alone.")
+            ),
+            "files": Items(file_schema(), max_files, metadata=_about("The full form.")),
             "options": marshmallow.fields.Nested(_options_schema()),
-            "callback_url": Text(MAX_URL_CHARS, check=_callback(check_url), allow_none=True),
+            "callback_url": Text(
+                MAX_URL_CHARS,
+                check=_callback(check_url),
+                allow_none=True,
+                metadata=_about("Told of the job's end by a signed POST.", **_URL),
+            ),
         },
         name="InitiateSchema",
     )
-    return _strict(body_schema)
+    return body_schema()
 
 
 def _options_schema() -> Schema:
-    schema = Schema.from_dict(
+    schema = _Strict.from_dict(
         {
-            "compress": Bool(),
-            "format": OneOf("zip"),
-            "watermark": Bool(),
-            "onError": OneOf(*OnError),
-            "manifest": Bool(),
-            "fileName": Text(MAX_FILE_NAME_CHARS, check=_archive_name),
-            "metadata": Metadata(MAX_METADATA_BYTES),
-            "priority": OneOf(*Priority),
-            "dedupe": Bool(),
+            "compress": Bool(metadata=_about("Deflate what shrinks.", default=True)),
+            "format": OneOf("zip", metadata=_about("Of the archive.", default="zip")),
+            "watermark": Bool(metadata=_about("Not built yet.", default=False, enum=[False])),
+            "onError": OneOf(
+                *OnError,
+                metadata=_about(
+                    "A file that cannot be had fails the job, or is left out.", default="fail"
+                ),
+            ),
+            "manifest": Bool(
+                metadata=_about("With a manifest.json in the archive.", default=False)
+            ),
+            "fileName": Text(
+                MAX_FILE_NAME_CHARS,
+                check=_archive_name,
+                metadata=_about("What the archive is called."),
+            ),
+            "metadata": Metadata(
+                MAX_METADATA_BYTES,
+                metadata=_about(
+                    f"Anything, for the manifest: {MAX_METADATA_BYTES:,} bytes at most."
+                ),
+            ),
+            "priority": OneOf(
+                *Priority, metadata=_about("Its place in the queue.", default="normal")
+            ),
+            "dedupe": Bool(
+                metadata=_about("The same body within an hour is the same job.", default=True)
+            ),
         },
         name="OptionsSchema",
     )
-    return _strict(schema)
+    return schema()
 
 
-def _strict(schema: type[Schema]) -> Schema:
-    made = schema(unknown=RAISE)
-    made.error_messages = {**made.error_messages, **_MESSAGES}
-    return made
+def _about(description: str, **rules: Any) -> dict[str, Any]:
+    """What a field's entry in the OpenAPI document says besides its type."""
+    return {"description": description, **rules}
+
+
+def _hexadecimal(digits: int) -> dict[str, Any]:
+    return _about("Of its bytes; another digest fails it.", pattern=f"^[0-9a-fA-F]{{{digits}}}$")
 
 
 # --- rules of single values: return what is kept, or raise ValueError ----------

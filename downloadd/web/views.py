@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any
 
 from downloadd.jobs.preflight import Outlined, Prospect
 from downloadd.model import Archive, FileEntry, FileStatus, Form, Job, JobStatus, Link, iso8601
+from downloadd.ports import Attempt, Message
 from downloadd.urls import redact
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -39,7 +40,8 @@ _HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
 
 
 @cache
-def _snake_name(name: str) -> str:
+def snake_name(name: str) -> str:
+    """A name in snake_case."""
     return _HUMP.sub(lambda hump: f"_{hump[0].lower()}", name)
 
 
@@ -48,7 +50,7 @@ def snake(view: Any) -> Any:
     if isinstance(view, list):
         return [snake(item) for item in view]
     if isinstance(view, dict):
-        return {_snake_name(name): snake(value) for name, value in view.items()}
+        return {snake_name(name): snake(value) for name, value in view.items()}
     return view
 
 
@@ -298,6 +300,41 @@ def _prospect_view(file: Prospect) -> dict[str, Any]:
     }
     known = {"contentType": file.content_type, "error": file.error, "errorCode": file.error_code}
     return view | {name: value for name, value in known.items() if value is not None}
+
+
+# --- how callers were told ------------------------------------------------------------
+
+
+def deliveries_view(job: Job, messages: Sequence[Message]) -> dict[str, Any]:
+    """Who is told of the job's ends, and how that went."""
+    return {
+        "jobId": job.id,
+        "callbackUrl": None if job.callback_url is None else redact(job.callback_url),
+        "deliveries": [_message_view(message) for message in messages],
+    }
+
+
+def _message_view(message: Message) -> dict[str, Any]:
+    view = {
+        "id": message.id,
+        "type": message.type,
+        "status": message.status.value,
+        "createdAt": iso8601(message.created_at),
+        "attempts": [_attempt_view(attempt) for attempt in message.attempts],
+    }
+    if message.next_at is not None:
+        view["nextAttemptAt"] = iso8601(message.next_at)
+    return view
+
+
+def _attempt_view(attempt: Attempt) -> dict[str, Any]:
+    view = {
+        "at": iso8601(attempt.at),
+        "durationMs": round(attempt.duration * 1000),
+        "status": attempt.status,
+        "error": attempt.error,
+    }
+    return {name: value for name, value in view.items() if value is not None}
 
 
 def _time(seconds: float | None) -> str | None:

@@ -173,7 +173,9 @@ class Service:
         try:
             await self.start()
         except BaseException:
-            await self.__aexit__()
+            if self._process is not None:
+                await self.kill()  # it may not hear signals yet
+            await self.client.close()
             raise
         return self
 
@@ -219,7 +221,13 @@ class Service:
         """Send SIGTERM, a second time for an end at once, and return the exit status."""
         for attempt in range(times):
             if attempt:
-                await eventually(lambda: "server.stopping" in self.log_since_start())
+                await eventually(
+                    lambda: (
+                        self.process.poll() is not None
+                        or "server.stopping" in self.log_since_start()
+                    ),
+                    what="the server is stopping",
+                )
             self.process.send_signal(signal.SIGTERM)
         return await self.exited()
 

@@ -56,6 +56,7 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "aiohttp": frozenset({"network", "objects", "web", "app", "cli"}),
     "aiohttp_sse": frozenset({"web"}),
     "standardwebhooks": frozenset({"network"}),
+    "apispec": frozenset({"web"}),
     "marshmallow": frozenset({"config", "web"}),
     "prometheus_client": frozenset({"telemetry", "web"}),
     "opentelemetry": frozenset({"telemetry"}),

@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
-from downloadd.web.answers import json_answer
+from downloadd.web.answers import json_answer, tagged_answer
 from downloadd.web.requests import (
     ANONYMOUS,
     case_of,
@@ -19,7 +19,7 @@ from downloadd.web.requests import (
     number_of,
     statuses_of,
 )
-from downloadd.web.views import Case, dumps, etag, in_case, job_view, result_view, status_path
+from downloadd.web.views import Case, dumps, in_case, job_view, result_view, status_path
 
 #: Jobs on a page of the list, and pages.
 _PAGE, _MAX_PAGE, _MAX_PAGES = 20, 100, 1_000_000
@@ -56,20 +56,7 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         if job.status.ended and not whole:
             job = await service.get(job_id, ANONYMOUS, files=True)
         body = dumps(in_case(view(job, files=whole), job, case)).encode()
-        tag = etag(body)
-        # Weak comparison, as RFC 9110 §13.1.2 has it for If-None-Match.
-        known = request.if_none_match or ()
-        headers = {
-            # Weak: the answer may go out compressed, or not.
-            "ETag": f'W/"{tag}"',
-            "Cache-Control": "private, no-cache",
-            "Vary": "Accept-Encoding",
-        }
-        if any(one.value in (tag, "*") for one in known):
-            return web.Response(status=304, headers=headers)
-        return web.Response(
-            body=body, content_type="application/json", charset="utf-8", headers=headers
-        )
+        return tagged_answer(request, body, "application/json", "private, no-cache")
 
     return handler
 

@@ -61,5 +61,6 @@ async def home(_: web.Request) -> web.Response:
             "name": "downloadd",
             "version": __version__,
             "message": "All these files as one download: POST /v1/download/initiate.",
+            "docs": "/docs",
         },
     )

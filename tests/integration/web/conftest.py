@@ -14,10 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from downloadd.app import STATE
 from downloadd.cli.serve import serving
 from downloadd.config import load
+from tests.contract import judging
 from tests.origin import Origin
 from tests.valkey import Valkey, valkey_server
 
@@ -94,7 +96,9 @@ def start(valkey: Valkey, tmp_path: Path) -> Start:
         }
         async with (
             serving(load(None, {}, given)) as running,
-            aiohttp.ClientSession(running.base_url) as client,
+            aiohttp.ClientSession(
+                running.base_url, trace_configs=[judging(URL(running.base_url))]
+            ) as client,
         ):
             yield Server(app=running.app, url=running.base_url, prefix=prefix, client=client)
 

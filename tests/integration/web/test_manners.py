@@ -71,7 +71,7 @@ async def site(server: Server, origin: Origin) -> Site:
     def url(template: str, job_id: str) -> URL:
         if template == "/v1/files/{key}":
             return link
-        path = template.replace("{job_id}", job_id)
+        path = template.replace("{job_id}", job_id).replace("{asset}", "docs.js")
         assert "{" not in path, f"nobody has told what to put into {template}"
         return URL(server.url + path)
 
