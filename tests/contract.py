@@ -60,6 +60,13 @@ def check_value(name: str, value: Any) -> None:
     _hold(_named(name), value, name)
 
 
+def check_event(data: Mapping[str, Any]) -> None:
+    """Hold what an event says against the document: a whole job, or less."""
+    snake = "Snake" if "job_id" in data else ""
+    whole = data.keys() & {"totalFileIds", "total_file_ids"}
+    check_value(("Job" if whole else "Event") + snake, data)
+
+
 def _hold(judge: Draft202012Validator, value: Any, where: object) -> None:
     errors = [f"{error.json_path}: {error.message[:300]}" for error in judge.iter_errors(value)]
     assert not errors, (where, errors[:5], str(value)[:1000])

@@ -109,7 +109,7 @@ class _Plugin(MarshmallowPlugin):
 
 
 def _add_components(spec: APISpec, new_job: Schema) -> None:
-    for answer in (answers.Error, answers.Event, answers.Message):
+    for answer in (answers.Error, answers.Event, answers.in_snake(answers.Event), answers.Message):
         spec.components.schema(answer.__name__, schema=answer)
     spec.components.schema(NEW_JOB, schema=new_job)
     for name, (description, rule) in _HEADERS.items():

@@ -52,11 +52,13 @@ def _making(form: str, body_examples: Mapping[str, Any] = examples.NEW_JOBS) -> 
     }
 
 
-def _status(schema: type[Schema], shown: Mapping[str, Any], summary: str) -> Operation:
+def _status(
+    schema: type[Schema], shown: Mapping[str, Any], summary: str, *parameters: Mapping[str, Any]
+) -> Operation:
     return Operation(
         summary=summary,
         tag="jobs",
-        parameters=(JOB_ID, CASE, FILES, IF_NONE_MATCH),
+        parameters=(JOB_ID, CASE, *parameters, IF_NONE_MATCH),
         answers={
             200: in_json("The job.", schema, shown, snake=True, headers=("ETag",)),
             304: KNOWN,
@@ -65,22 +67,40 @@ def _status(schema: type[Schema], shown: Mapping[str, Any], summary: str) -> Ope
     )
 
 
-def _events(summary: str, types: str, *, upgrades: bool = False) -> Operation:
+def _events(summary: str, types: Sequence[str], *, upgrades: bool = False) -> Operation:
     stream = answer(
-        "Events until the job ends or 600 seconds are over. `data` is the job in `status`, "
-        "else an `Event`.",
-        text("text/event-stream", example=examples.EVENTS),
+        "Events until the job ends or 600 seconds are over; the schema is that of one event.",
+        {"text/event-stream": {"schema": _event(types), "example": examples.EVENTS}},
     )
-    socket = " With `Upgrade: websocket` the same as messages: `Message`." if upgrades else ""
+    socket = "With `Upgrade: websocket` the same as messages: `Message`." if upgrades else ""
     found = {200: stream, 204: answer("The client has seen the last event: do not reconnect.")}
     return Operation(
         summary=summary,
-        description=f"Types of events: {types}.{socket}",
+        description=socket,
         tag="events",
         parameters=(JOB_ID, CASE, LAST_EVENT_ID, LAST_EVENT_ID_QUERY),
         answers={**({101: UPGRADED} if upgrades else {}), **found},
         refusals=(*JOB, *((HTTPStatus.FORBIDDEN, errors.RequestError) if upgrades else ())),
     )
+
+
+def _event(types: Sequence[str]) -> dict[str, Any]:
+    """One event by the fields that it is sent as (WHATWG HTML §9.2.6)."""
+    told = [{"$ref": f"#/components/schemas/{it}"} for it in _TOLD]
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string", "enum": list(types)},
+            "id": {"type": "string", "pattern": "^[0-9]+-[0-9]+$"},
+            "data": {
+                "type": "string",
+                "description": "The whole job in `status` events, else an `Event`.",
+                "contentMediaType": "application/json",
+                "contentSchema": {"anyOf": told},
+            },
+        },
+    }
 
 
 def _link(
@@ -142,7 +162,11 @@ def _document(
     )
 
 
-_FOUR = "`status`, `progress`, `error`, `complete`"
+#: What ``data`` of an event is: the schemas' names.
+_TOLD = ("Job", "JobSnake", "Event", "EventSnake")
+_FOUR = ("status", "progress", "error", "complete")
+_ENDS = ("failed", "cancelled")
+_EXPORT = ("status", "progress", "completed", *_ENDS)
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/v1/download/initiate"): Operation(
@@ -200,23 +224,23 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         answers={200: in_json("A page of them.", answers.JobList, examples.JOB_LIST)},
         refusals=(errors.ValidationError, *STATE),
     ),
-    ("GET", "/v1/download/status/{job_id}"): _status(answers.Job, examples.JOB, "Poll a job"),
+    ("GET", "/v1/download/status/{job_id}"): _status(
+        answers.Job, examples.JOB, "Poll a job", FILES
+    ),
     ("GET", "/v1/export/{job_id}"): _status(
-        answers.Job, examples.JOB, "Poll a job made through `/v1/export`"
+        answers.Job, examples.JOB, "Poll a job made through `/v1/export`", FILES
     ),
     ("GET", "/v1/download/job/{job_id}"): _status(
         answers.ManagedJob, examples.MANAGED, "Poll a job as download managers do"
     ),
     ("GET", "/v1/download/subscribe/{job_id}"): _events(
-        "Watch a job",
-        "`status`, `progress`, and at last `complete`, `failed` or `cancelled`; "
-        "of jobs made through `/v1/export` `completed`",
+        "Watch a job; the last event of one made through `/v1/export` is `completed`",
+        ("complete", *_EXPORT),
         upgrades=True,
     ),
     ("GET", "/v1/download/stream/{job_id}"): _events("Watch a job in four types of events", _FOUR),
     ("GET", "/v1/export/{job_id}/progress"): _events(
-        "Watch a job made through `/v1/export`",
-        "`status`, `progress`, and at last `completed`, `failed` or `cancelled`",
+        "Watch a job made through `/v1/export`", _EXPORT
     ),
     ("GET", "/ws"): Operation(
         summary="Watch several jobs over one WebSocket",

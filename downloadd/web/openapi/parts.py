@@ -72,14 +72,13 @@ LAST_EVENT_ID = parameter(
 LAST_EVENT_ID_QUERY = parameter(
     "lastEventId", "query", "The same, for who cannot send headers.", {"type": "string"}
 )
+_STATUS = f"({'|'.join(JobStatus)})"
 LIST = (
     parameter(
         "status",
         "query",
-        "Only jobs in one of these statuses.",
-        {"type": "array", "items": {"type": "string", "enum": [str(it) for it in JobStatus]}},
-        style="form",
-        explode=False,
+        "Only jobs in one of these statuses, with commas between; all where it is empty.",
+        {"type": "string", "pattern": f"^({_STATUS}(,{_STATUS})*)?$"},
     ),
     parameter(
         "limit", "query", "Jobs on a page; 20.", {"type": "integer", "minimum": 1, "maximum": 100}

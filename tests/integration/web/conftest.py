@@ -19,7 +19,7 @@ from yarl import URL
 from downloadd.app import STATE
 from downloadd.cli.serve import serving
 from downloadd.config import load
-from tests.contract import judging
+from tests.contract import check_event, judging
 from tests.origin import Origin
 from tests.valkey import Valkey, valkey_server
 
@@ -130,7 +130,9 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[Sent]:
             if name:
                 fields[name] = value
         elif "data" in fields:
-            yield Sent(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))
+            data = json.loads(fields["data"])
+            check_event(data)
+            yield Sent(fields.get("event", "message"), fields.get("id"), data)
             fields = {}
         else:
             fields = {}
