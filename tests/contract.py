@@ -72,8 +72,10 @@ def _hold(judge: Draft202012Validator, value: Any, where: object) -> None:
     assert not errors, (where, errors[:5], str(value)[:1000])
 
 
-def operation(method: str, path: str) -> tuple[str, Mapping[str, Any]] | None:
+def operation(method: str, url: URL) -> tuple[str, Mapping[str, Any]] | None:
     """The template and the description of a call, where there is one."""
+    # Not as it was sent: letters may have been percent-encoded.
+    path = URL(str(url)).raw_path
     for template, pattern in _patterns():
         if pattern.fullmatch(path):
             found = document()["paths"][template].get("get" if method == "HEAD" else method.lower())
@@ -92,7 +94,7 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 
 def check_head(method: str, url: URL, status: int, headers: Mapping[str, str]) -> None:
     """Hold an answer's status, type and headers against the document."""
-    found = operation(method, url.path)
+    found = operation(method, url)
     if found is None or (method == "HEAD" and status == 405):
         assert status in _NO_METHOD, (method, url, status)
         return
@@ -109,7 +111,7 @@ def check_head(method: str, url: URL, status: int, headers: Mapping[str, str]) -
 
 def check_body(method: str, url: URL, status: int, headers: Mapping[str, str], body: bytes) -> None:
     """Hold an answer's JSON against the document."""
-    found = operation(method, url.path)
+    found = operation(method, url)
     kind = headers.get("Content-Type", "").partition(";")[0]
     if found is None or method == "HEAD" or kind != "application/json":
         return
