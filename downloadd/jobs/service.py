@@ -339,12 +339,16 @@ def _last_event(job: Job) -> Event:
     return terminal_event(job).evolve(id=job.cursor)
 
 
+def lost(job: Job) -> Job:
+    """A job that Redis has forgotten, as whoever follows it is told of its end."""
+    return job.evolve(status=JobStatus.FAILED, stage=None, error=LOST, error_code=StateLost.code)
+
+
 def _lost_event(job: Job, last: Event | None) -> Event:
     """The end of a job that Redis has forgotten; ``last`` is what was told of it last."""
-    lost = JobStatus.FAILED
-    end = terminal_event(job.evolve(status=lost, stage=None, error=LOST, error_code=StateLost.code))
+    end = terminal_event(lost(job))
     told = {} if last is None else last.data
-    return end.evolve(data={**end.data, **told, "status": lost.value, "stage": None})
+    return end.evolve(data={**end.data, **told, "status": JobStatus.FAILED.value, "stage": None})
 
 
 def _hash(user: str, value: str) -> str:

@@ -69,19 +69,27 @@ def status_of(error: type[errors.DownloaddError]) -> HTTPStatus | None:
     return next((STATUSES[kind] for kind in error.__mro__ if kind in STATUSES), None)
 
 
+def told(exc: errors.DownloaddError) -> tuple[str, str]:
+    """The code and the message of an error as clients may know them."""
+    if status_of(type(exc)) is None:
+        return errors.DownloaddError.code, _INTERNAL
+    message = next((text for kind, text in _DISCREET.items() if isinstance(exc, kind)), None)
+    return exc.code, message or exc.message
+
+
 def answer(request: web.BaseRequest, exc: errors.DownloaddError) -> web.Response | None:
     """The answer to an error that clients may see, else None."""
     status = status_of(type(exc))
     if status is None:
         return None
-    message = next((text for kind, text in _DISCREET.items() if isinstance(exc, kind)), None)
+    code, message = told(exc)
     details = exc.details if isinstance(exc, errors.ValidationError) else None
     headers = {}
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         wait = exc.retry_after if exc.retry_after is not None else RETRY_AFTER_SECONDS
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
     title = "Validation Error" if isinstance(exc, errors.ValidationError) else status.phrase
-    return _response(request, status, title, exc.code, message or exc.message, details, headers)
+    return _response(request, status, title, code, message, details, headers)
 
 
 def http_answer(request: web.BaseRequest, exc: web.HTTPException) -> web.Response:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
@@ -24,7 +25,7 @@ from downloadd.errors import DownloaddError
 from downloadd.model import Event, iso8601
 from downloadd.web.naming import FOUR
 from downloadd.web.sse import LIMIT_SECONDS, PING_SECONDS, STALL_SECONDS, abort_if_stalled
-from downloadd.web.views import dumps
+from downloadd.web.views import Case, dumps, snake
 
 #: The largest message that a client may send.
 MAX_MESSAGE_BYTES = 4096
@@ -90,7 +91,7 @@ class Sockets:
         self._open: set[Socket] = set()
 
     async def tell(
-        self, request: web.Request, events: AsyncGenerator[Event], *, draining: bool
+        self, request: web.Request, events: AsyncGenerator[Event], case: Case, *, draining: bool
     ) -> web.StreamResponse:
         """Answer a request with a job's events; the connection ends with the last one.
 
@@ -100,7 +101,7 @@ class Sockets:
             return await self._run(
                 request,
                 _ignore,
-                lambda socket: socket.follow("", _send_events(socket, events)),
+                lambda socket: socket.follow("", _send_events(socket, events, case)),
                 alone=True,
                 draining=draining,
             )
@@ -204,17 +205,17 @@ async def _read(socket: Socket, response: web.WebSocketResponse, on_message: OnM
             return
 
 
-async def _send_events(socket: Socket, events: AsyncGenerator[Event]) -> None:
+async def _send_events(socket: Socket, events: AsyncGenerator[Event], case: Case) -> None:
     try:
         async for event in events:
-            await socket.send(encode(event))
+            await socket.send(encode(event, case))
     except DownloaddError as exc:
         _log.warning("websocket.broke_off", reason=exc.message)
         raise
 
 
-def encode(event: Event) -> str:
-    """One event as a message.
+def encode(event: Event, case: Case = Case.CAMEL) -> str:
+    """One event as a message, its data in this case.
 
     Times to go are in milliseconds, as its clients (seeds/004) have it, and
     the three counts that they show stand beside the canonical ones.
@@ -230,14 +231,18 @@ def encode(event: Event) -> str:
         }
     message: dict[str, Any] = {
         "type": FOUR.get(event.type, event.type.value),
-        "data": data,
-        "timestamp": iso8601(_time_of(event)),
+        "data": snake(data) if case is Case.SNAKE else data,
+        "timestamp": _written(event),
     }
     if event.id is not None:
         message["id"] = event.id
     return dumps(message)
 
 
-def _time_of(event: Event) -> float:
+def _written(event: Event) -> str:
     """When it was written: its place in the stream begins with that, in milliseconds."""
-    return int((event.id or "0").partition("-")[0]) / 1000
+    milliseconds = int((event.id or "0").partition("-")[0])
+    if milliseconds:
+        return iso8601(milliseconds / 1000)
+    # Not of the stream: a whole job that had ended before, or the end of one that is lost.
+    return str(event.data.get("updatedAt") or iso8601(time.time()))

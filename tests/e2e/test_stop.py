@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +104,30 @@ async def test_a_kill_loses_nothing(
         await assert_gone_on(server, origin, job_id, files, folder)
     assert await storage.parts() == {}
     assert await storage.objects() == [f"{job_id}.zip"]
+
+
+async def test_messages_go_on_through_a_restart(
+    service: Callable[..., Service], origin: Origin
+) -> None:
+    """A WebSocket is closed with 1012; with the last id the next process's goes on behind it."""
+    files = [want(origin, 1, 500_000, rate=300_000), want(origin, 2, MIB, rate=MIB)]
+    async with service(fetch_per_job=2) as server:
+        job_id = await server.initiate({"source_urls": [file.url for file in files]})
+        path = f"/v1/download/subscribe/{job_id}"
+        async with server.client.ws_connect(path) as ws:
+            first = [await ws.receive_json() for _ in range(3)]
+            stopping = asyncio.create_task(server.stop(times=2))
+            first += [message.json() async for message in ws]
+            assert ws.close_code == 1012
+        assert await stopping == 0
+        await server.start()
+        async with server.client.ws_connect(f"{path}?lastEventId={first[-1]['id']}") as ws:
+            second = [message.json() async for message in ws]
+            assert ws.close_code == 1000
+        everything = server.event_ids(job_id)
+    assert second[-1]["type"] == "complete"
+    seen = [message["id"] for message in (*first, *second)]
+    assert seen == everything[everything.index(first[0]["id"]) :]
 
 
 async def test_events_go_on_through_a_restart(

@@ -47,6 +47,7 @@ LASTING = {f"{PREFIX}sequence", f"{PREFIX}installation", f"{PREFIX}archives"}
 #: What is 0 when nothing is under way.
 IDLE = (
     "active_sse_connections",
+    "active_websocket_connections",
     "downloads_active",
     "download_active_workers",
     "download_queue_depth",
@@ -111,10 +112,16 @@ class Crowd:
         return want(self.origin, number % 50, 20_000, **how[number // 3 % len(how)]).url
 
     async def _watch(self, client: aiohttp.ClientSession, job_id: str, *, leaves: bool) -> None:
-        """Read the events to the last, or go away in their midst."""
+        """Hear the events to the last, one way or the other, or go away in their midst."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.random.uniform(0, 0.5) if leaves else 60):
                 path = f"/v1/download/subscribe/{job_id}"
+                if self.random.random() < 0.5:
+                    async with client.ws_connect(path) as socket:
+                        async for _ in socket:
+                            pass
+                        assert socket.close_code == 1000
+                    return
                 async with client.get(path) as response:
                     assert response.status == 200
                     async for _ in read_events(response):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
 from downloadd.jobs.service import JobService
@@ -30,11 +30,18 @@ def subscribe(names: Names | None = None, *, upgrades: bool = False) -> Handler:
     """
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        if upgrades and request.headers.get("Upgrade", "").lower() == "websocket":
+        if upgrades and _wants_websocket(request):
             return await _connect(request)
         return await _subscribe(request, names)
 
     return handler
+
+
+def _wants_websocket(request: web.Request) -> bool:
+    """Whether an upgrade is asked for (RFC 9110 §7.8), and not left over by a proxy."""
+    asked = request.headers.get("Upgrade", "").lower() == "websocket"
+    options = ",".join(request.headers.getall("Connection", ())).lower().split(",")
+    return asked and "upgrade" in map(str.strip, options) and request.version >= HttpVersion11
 
 
 async def _subscribe(request: web.Request, names: Names | None) -> web.StreamResponse:
@@ -66,6 +73,7 @@ async def _subscribe(request: web.Request, names: Names | None) -> web.StreamRes
 async def _connect(request: web.Request) -> web.StreamResponse:
     """Answer with the same events as messages; one who has seen the last is sent nothing."""
     check_welcome(request, request.app[keys.CORS_ORIGINS])
+    case = case_of(request) or Case.CAMEL
     job = await request.app[keys.SERVICE].get(job_id_of(request), ANONYMOUS)
     seen = last_event_id(request, job.cursor)
     draining = request.app[keys.LIFECYCLE].draining
@@ -75,7 +83,7 @@ async def _connect(request: web.Request) -> web.StreamResponse:
         events = await _unseen(request.app[keys.SERVICE], job, seen)
     lift(request)
     told = telling_status(events)
-    return await request.app[keys.SOCKETS].tell(request, told, draining=draining)
+    return await request.app[keys.SOCKETS].tell(request, told, case, draining=draining)
 
 
 async def _unseen(service: JobService, job: Job, seen: str | None) -> AsyncGenerator[Event]:

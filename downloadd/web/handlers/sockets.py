@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
+import structlog
 from aiohttp import web
 
-from downloadd.errors import JobNotFound, StateError, ValidationError
-from downloadd.jobs.service import JobService
+from downloadd.errors import DownloaddError, JobNotFound
+from downloadd.jobs.service import JobService, lost
 from downloadd.model import Job
 from downloadd.web import keys
+from downloadd.web.errors import told
 from downloadd.web.handlers.events import BEGINNING
 from downloadd.web.middleware.timeout import lift
 from downloadd.web.origins import check_welcome
 from downloadd.web.requests import ANONYMOUS, job_id_from
 from downloadd.web.views import Case, dumps, in_case, job_view
 from downloadd.web.websocket import Socket
+
+_log = structlog.get_logger(__name__)
 
 #: Jobs that one connection may follow.
 MAX_JOBS = 20
@@ -58,18 +62,30 @@ async def _send_job(service: JobService, socket: Socket, job_id: str) -> None:
     try:
         job = await service.get(job_id_from(job_id), ANONYMOUS)
         await socket.send(_encode(job))
-        if job.status.ended:
-            return
-        async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
-            async for event in events:
-                job = await service.get(job.id, ANONYMOUS)
+        while not job.status.ended:
+            # Once more where it was retried as soon as it had ended.
+            async for changed in _changes(service, job):
+                job = changed
                 await socket.send(_encode(job))
-                if event.type.terminal or job.status.ended:
-                    return
-    except (JobNotFound, ValidationError, StateError) as exc:
-        await socket.send(_refusal(job_id, exc.message, exc.code))
+    except DownloaddError as exc:
+        code, text = told(exc)
+        _log.info("websocket.cannot_follow", jobId=job_id[:64], reason=exc.message)
+        await socket.send(_refusal(job_id, text, code))
     except (ConnectionError, TimeoutError):
         socket.ending.set()
+
+
+async def _changes(service: JobService, job: Job) -> AsyncGenerator[Job]:
+    """The job at each of its events, up to the last; lost, where Redis has forgotten it."""
+    async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
+        async for event in events:
+            try:
+                job = await service.get(job.id, ANONYMOUS)
+            except JobNotFound:
+                job = lost(job)
+            yield job
+            if event.type.terminal or job.status.ended:
+                return
 
 
 def _encode(job: Job) -> str:

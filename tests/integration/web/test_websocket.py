@@ -7,15 +7,19 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import aiohttp
 import pytest
 from yarl import URL
 
-from downloadd.app import begin_drain
+from downloadd.app import STATE, begin_drain
+from downloadd.errors import StorageUnavailable
+from downloadd.model import Job, Link
 from downloadd.web import keys
 from downloadd.web.websocket import Sockets
+from tests.contract import check_event, check_value
 from tests.integration.web.conftest import Sent, Server, read_events
 from tests.integration.web.test_sse import Idle, idle_job, until
 from tests.origin import Origin
@@ -83,6 +87,8 @@ async def test_one_story(server: Server, origin: Origin, fate: str) -> None:
         async with server.client.delete(f"/v1/download/{job_id}") as response:
             assert response.status == 200
     states, events, messages = await watchers
+    for message in messages:
+        check_value("Message", message)
 
     assert [event.id for event in events[1:]] == [message["id"] for message in messages[1:]]
     assert [event.data for event in events[1:]] == [as_streamed(m) for m in messages[1:]]
@@ -138,6 +144,56 @@ async def test_resuming_leaves_no_gap(server: Server) -> None:
         assert [it["data"] for it in again] == [it["data"] for it in rest]
 
 
+def parse(time: str) -> datetime:
+    return datetime.fromisoformat(time)
+
+
+async def test_times_are_those_of_events(server: Server) -> None:
+    """Each message was written when it says, also the first one of a job that has ended."""
+    job, messages = await finished(server)
+    created = (await server.status(job.job_id))["createdAt"]
+    later = await heard(server, job.job_id)
+    assert [message["type"] for message in later] == ["status", "error"]
+    # Two clocks: the server's for the job, Redis's for its events.
+    since = parse(created) - timedelta(seconds=1)
+    for message in (*messages, *later):
+        assert since < parse(message["timestamp"]) < since + timedelta(minutes=1)
+    assert later[0]["timestamp"] == later[0]["data"]["updatedAt"]
+
+
+async def test_names_in_snake_case(server: Server) -> None:
+    """``?case=snake`` is for messages, too; another case is a bad request."""
+    job, messages = await finished(server)
+    path = f"/v1/download/subscribe/{job.job_id}"
+    async with connected(server, f"{path}?case=snake") as ws:
+        told = [json.loads(message.data) async for message in ws]
+    for message in told:
+        data = dict(message["data"])
+        for name in ("current", "total", "percentage"):
+            data.pop(name)
+        check_event(data)
+        assert "job_id" in data
+    assert told[-1]["id"] == messages[-1]["id"]
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        async with connected(server, f"{path}?case=kebab"):
+            pass
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("connection", ["", "keep-alive"])
+async def test_an_upgrade_that_a_proxy_left_over(server: Server, connection: str) -> None:
+    """Without ``Connection: Upgrade`` nobody asks for a WebSocket: events come as a stream."""
+    job, _ = await finished(server)
+    headers = {"Upgrade": "websocket", "Connection": connection}
+    async with server.client.get(
+        f"/v1/download/subscribe/{job.job_id}", headers=headers
+    ) as response:
+        assert response.status == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        kinds = [event.type async for event in read_events(response)]
+    assert kinds == ["status", "failed"]
+
+
 async def test_pings_and_other_words(server: Server) -> None:
     """A ping gets its pong; what else a client says changes nothing."""
     job = await idle_job(server)
@@ -177,7 +233,8 @@ async def test_a_bad_handshake(server: Server) -> None:
     """An upgrade that is half asked for gets an answer in our form."""
     job = await idle_job(server)
     path = f"/v1/download/subscribe/{job.job_id}"
-    async with server.client.get(path, headers={"Upgrade": "websocket"}) as response:
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    async with server.client.get(path, headers=headers) as response:
         assert (response.status, (await response.json())["code"]) == (400, "bad_request")
 
 
@@ -329,6 +386,7 @@ async def test_several_jobs(server: Server, origin: Origin) -> None:
         for job in ended.values():
             async with server.client.get(URL(job["download_url"], encoded=True)) as archive:
                 assert len(await archive.read()) == job["total_size"]
+            check_value("JobSnake", job)
         await ws.send_json({"type": "ping"})
         assert await ws.receive_json() == {"type": "pong"}
 
@@ -340,6 +398,73 @@ async def test_jobs_that_are_none(server: Server) -> None:
             await ws.send_json({"type": "subscribe", "job_id": job_id})
             answer = await ws.receive_json()
             assert (answer["job_id"], answer["code"]) == (job_id, code)
+
+
+async def test_a_job_that_is_retried_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows a job goes on when it was queued again before its end could be told."""
+    job = await idle_job(server)
+    service = server.app[keys.SERVICE]
+    get, failed = service.get, False
+
+    async def get_after_retry(*args: Any, **kwargs: Any) -> Job:
+        nonlocal failed
+        if failed:
+            failed = False
+            await service.retry(job.job_id, "anonymous")
+        return await get(*args, **kwargs)
+
+    async with connected(server, "/ws") as ws, asyncio.timeout(20):
+        await ws.send_json({"type": "subscribe", "job_id": job.job_id})
+        assert (await ws.receive_json())["status"] == "queued"
+        await job.begin()
+        assert (await ws.receive_json())["status"] == "processing"
+        monkeypatch.setattr(service, "get", get_after_retry)
+        failed = True
+        await job.fail()
+        assert (await ws.receive_json())["status"] == "queued"
+        async with server.client.delete(f"/v1/download/{job.job_id}") as response:
+            assert response.status == 200
+        while (await ws.receive_json())["status"] != "cancelled":
+            pass
+
+
+async def test_a_job_that_is_forgotten(server: Server) -> None:
+    """When Redis has lost a job, whoever follows it is told that it is lost."""
+    job = await idle_job(server)
+    redis = server.app[STATE].client
+    async with connected(server, "/ws") as ws, asyncio.timeout(20):
+        await ws.send_json({"type": "subscribe", "job_id": job.job_id})
+        assert (await ws.receive_json())["status"] == "queued"
+        await redis.execute("DEL", *await server.redis_keys())
+        # It is noticed when the feed has to look at the stream again.
+        await redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        told = await ws.receive_json()
+    assert (told["status"], told["error_code"]) == ("failed", "state_lost")
+
+
+async def test_a_link_that_cannot_be_signed(
+    server: Server, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower is told that the storage is away, and the connection stays."""
+    made = await server.initiate({"source_urls": [origin.url(size=10)]})
+    await server.ended(made["jobId"])
+    service = server.app[keys.SERVICE]
+
+    class Unreachable:
+        async def sign(self, _: object) -> Link:
+            raise StorageUnavailable("No route to 10.1.2.3.")
+
+    monkeypatch.setattr(service, "_objects", Unreachable())
+    monkeypatch.setattr("downloadd.jobs.service.LINK_MARGIN_SECONDS", 1e9)
+    async with connected(server, "/ws") as ws:
+        await ws.send_json({"type": "subscribe", "job_id": made["jobId"]})
+        told = await ws.receive_json()
+        assert told["code"] == "storage_unavailable"
+        assert "10.1.2.3" not in told["error"]
+        await ws.send_json({"type": "ping"})
+        assert await ws.receive_json() == {"type": "pong"}
 
 
 async def test_only_so_many_jobs(server: Server) -> None:
