@@ -286,6 +286,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         refusals=(
             errors.LinkInvalid,
             errors.ObjectMissing,
+            HTTPStatus.NOT_FOUND,
             errors.StorageUnavailable,
             HTTPStatus.PRECONDITION_FAILED,
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
