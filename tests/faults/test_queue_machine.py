@@ -37,6 +37,7 @@ from downloadd.model import POISON_DEATHS, SUSPECT_DEATHS, JobStatus, Priority, 
 from downloadd.ports import Claim, Deduplication, Lease
 from downloadd.state.setup import State, open_state
 from tests.integration.state.making import end, make_job
+from tests.integration.state.turns import Turns
 from tests.valkey import Valkey, valkey_server
 
 PROCESSES = 3
@@ -70,8 +71,8 @@ class Known:
     """What the model knows of a job."""
 
     job_id: str
-    #: Its place in the queue, in comparison.
-    order: tuple[int, int]
+    rank: int
+    user: str
     status: JobStatus = JobStatus.QUEUED
     #: Who may write; None: nobody until the next claim.
     holder: Lease | None = None
@@ -106,6 +107,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._owners: list[str] = []
         self._states: list[State] = []
         self.known: dict[str, Known] = {}
+        self._turns = Turns()
         self._moments = 0
 
     @initialize()
@@ -131,10 +133,6 @@ class QueueMachine(RuleBasedStateMachine):
 
     # --- the model's answers ---
 
-    def queue(self) -> list[str]:
-        waiting = [it for it in self.known.values() if it.status is JobStatus.QUEUED]
-        return [it.job_id for it in sorted(waiting, key=lambda it: it.order)]
-
     def processing(self) -> list[Known]:
         return [it for it in self.known.values() if it.status is JobStatus.PROCESSING]
 
@@ -158,17 +156,24 @@ class QueueMachine(RuleBasedStateMachine):
                     continue
                 suspects = False
             taken.append(it.job_id)
-        return [*taken, *(self.queue() if queued else ())][:limit]
+        if queued:
+            while len(taken) < limit and self._turns.order:
+                taken.append(self._turns.take())
+        return taken
 
     # --- what processes do ---
 
-    @rule(process=processes, priority=st.sampled_from(Priority))
-    def create(self, process: int, priority: Priority) -> None:
-        job = make_job(1, priority=priority)
+    @rule(process=processes, priority=st.sampled_from(Priority), user=st.sampled_from("aaab"))
+    def create(self, process: int, priority: Priority, user: str) -> None:
+        job = make_job(1, priority=priority, user=user)
         jobs = self._states[process].jobs
         created = self._run(jobs.create(job, Deduplication(), queue_limit=1000))
-        self.known[job.id] = Known(job.id, order=(RANK[priority], self._moment()))
-        assert created.queue_position == self.queue().index(job.id) + 1
+        known = self.known[job.id] = Known(job.id, rank=RANK[priority], user=user)
+        self._wait(known)
+        assert created.queue_position == self._turns.order.index(job.id) + 1
+
+    def _wait(self, known: Known) -> None:
+        self._turns.put(known.user, known.job_id, known.rank)
 
     @rule(
         target=claims,
@@ -285,6 +290,8 @@ class QueueMachine(RuleBasedStateMachine):
             return
         _, checkpoint = self._run(call)
         assert checkpoint == known.checkpoint
+        if known.status is JobStatus.QUEUED:
+            self._turns.leave(known.job_id)
         known.end(JobStatus.CANCELLED)
         known.checkpoint, known.settled = None, 0
 
@@ -301,7 +308,8 @@ class QueueMachine(RuleBasedStateMachine):
         self._run(call)
         # ``end`` says of the one file that it has come, whatever became of the job.
         known.settled = 1 if known.status is JobStatus.FAILED else 0
-        known.status, known.order = JobStatus.QUEUED, (known.order[0], self._moment())
+        known.status = JobStatus.QUEUED
+        self._wait(known)
         known.deaths, known.put_backs = Count(), Count()
         known.events.append("status")
 
@@ -382,7 +390,9 @@ class QueueMachine(RuleBasedStateMachine):
         queue, active = await asyncio.gather(
             execute("ZRANGE", keys.queue, 0, -1), execute("ZRANGE", keys.active, 0, -1)
         )
-        assert queue == self.queue()
+        assert queue == self._turns.order
+        if not queue:
+            assert await execute("EXISTS", keys.turns) == 0
         assert sorted(active) == sorted(it.job_id for it in self.processing())
         await asyncio.gather(*(self._compare_job(state, it, queue) for it in self.known.values()))
 

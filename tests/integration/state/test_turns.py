@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 
 from downloadd.model import Job, JobStatus, Priority
 from downloadd.state.setup import State
 from tests.integration.state.making import create, end, make_job
+from tests.integration.state.turns import Turns
 
 
 async def queued(state: State, user: str, count: int, **fields: object) -> list[str]:
@@ -104,62 +104,27 @@ async def test_a_queue_of_an_earlier_version(state: State) -> None:
     assert await turns_kept(state) == {}
 
 
-class Model:
-    """The same rules, said once more, for one priority."""
-
-    def __init__(self) -> None:
-        self.on = 0
-        self.jobs: list[tuple[int, int, str, str]] = []
-        self._arrivals = 0
-
-    def put(self, user: str, job_id: str) -> None:
-        own = [turn for turn, _, other, _ in self.jobs if other == user]
-        turn = max(self.on, max(own) + 1) if own else self.on
-        self._arrivals += 1
-        self.jobs.append((turn, self._arrivals, user, job_id))
-        self.jobs.sort()
-
-    def take(self) -> str:
-        self.on, _, _, job_id = self.jobs.pop(0)
-        self._rest()
-        return job_id
-
-    def cancel(self, job_id: str) -> None:
-        self.jobs = [job for job in self.jobs if job[3] != job_id]
-        self._rest()
-
-    def _rest(self) -> None:
-        if not self.jobs:
-            self.on = 0
-
-    @property
-    def order(self) -> Sequence[str]:
-        return [job_id for *_, job_id in self.jobs]
-
-
 @pytest.mark.parametrize("seed", range(8))
 async def test_turns_are_as_the_model_has_them(state: State, seed: int) -> None:
     """Whatever users make, cancel and are served: order, positions, and nothing left behind."""
-    chance, model = random.Random(seed), Model()
+    chance, model = random.Random(seed), Turns()
     for _ in range(150):
         match chance.choice(["make", "make", "make", "take", "cancel"]):
             case "make":
                 user = chance.choice("aaaabbc")
                 (job_id,) = await queued(state, user, 1)
                 model.put(user, job_id)
-            case "take" if model.jobs:
+            case "take" if model.order:
                 assert await taken(state, 1) == [model.take()]
-            case "cancel" if model.jobs:
-                # Of a user's jobs the last: turns that are given up in between stay empty.
-                user = chance.choice(model.jobs)[2]
-                last = max(job for job in model.jobs if job[2] == user)
-                await state.jobs.cancel(last[3], 1.0)
-                model.cancel(last[3])
+            case "cancel" if model.order:
+                job_id = chance.choice(model.order)
+                await state.jobs.cancel(job_id, 1.0)
+                model.leave(job_id)
         assert await waiting(state) == model.order
         if model.order:
             position = chance.randrange(len(model.order))
             job = await state.jobs.load(model.order[position])
             assert job.queue_position == position + 1
-    while model.jobs:
+    while model.order:
         assert await taken(state, 1) == [model.take()]
     assert await turns_kept(state) == {}
