@@ -27,10 +27,8 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	@$(BIN)/downloadd serve $(ARGS)
 
-# In the order of their names: reordered by their number of tests, the files with
-# one long test each would come last, beside an idle worker.
 test: $(VENV)/.installed-dev tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
