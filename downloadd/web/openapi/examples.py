@@ -7,7 +7,6 @@ from typing import Any
 from downloadd.jobs.preflight import Outlined, Prospect
 from downloadd.model import (
     Archive,
-    Event,
     EventType,
     FileEntry,
     FileStatus,
@@ -18,7 +17,6 @@ from downloadd.model import (
     Source,
     Stage,
     progress_event,
-    terminal_event,
 )
 from downloadd.ports import Attempt, DeliveryStatus, Message
 from downloadd.web import views
@@ -196,17 +194,8 @@ DELIVERIES: dict[str, Any] = {
         ],
     )
 }
-
-
-def _sent(place: str, event: Event) -> str:
-    return f"id: {place}\nevent: {event.type}\ndata: {views.dumps(event.data)}\n\n"
-
-
-EVENTS = "".join(
-    [
-        "retry: 3000\n\n",
-        _sent("0-0", Event(type=EventType.STATUS, data=_in_case(_QUEUED))),
-        _sent("1795313635000-0", progress_event(_PROCESSING)),
-        _sent("1795313637000-0", terminal_event(_COMPLETED)),
-    ],
-)
+EVENT: dict[str, Any] = {
+    "id": "1795313635000-0",
+    "event": EventType.PROGRESS.value,
+    "data": views.dumps(progress_event(_PROCESSING).data),
+}

@@ -33,12 +33,12 @@ from downloadd.web.openapi.refusals import ARCHIVE, BODY, JOB, MAKING, STATE, Re
 NEW_JOB, ONE_FILE = "NewJob", "OneFile"
 
 
-def _making(form: str, body_examples: Mapping[str, Any] = examples.NEW_JOBS) -> dict[str, Any]:
+def _making(form: str) -> dict[str, Any]:
     return {
         "tag": "jobs",
         "parameters": (IDEMPOTENCY_KEY, CASE),
         "body": NEW_JOB,
-        "body_examples": body_examples,
+        "body_examples": examples.NEW_JOBS,
         "refusals": MAKING,
         "answers": {
             200: in_json(
@@ -70,7 +70,7 @@ def _status(
 def _events(summary: str, types: Sequence[str], *, upgrades: bool = False) -> Operation:
     stream = answer(
         "Events until the job ends or 600 seconds are over; the schema is that of one event.",
-        {"text/event-stream": {"schema": _event(types), "example": examples.EVENTS}},
+        {"text/event-stream": {"schema": _event(types), "example": examples.EVENT}},
     )
     socket = "With `Upgrade: websocket` the same as messages: `Message`." if upgrades else ""
     found = {200: stream, 204: answer("The client has seen the last event: do not reconnect.")}
@@ -176,6 +176,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/export"): Operation(
         summary="Make a job whose events end with `completed`",
+        description="A page that may send JSON here may call it `text/plain`, as browsers do.",
         **_making(", polled at `/v1/export/{job_id}`"),
     ),
     ("POST", "/v1/download/start"): Operation(
