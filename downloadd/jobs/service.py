@@ -163,7 +163,7 @@ class JobService:
 
     async def cancel(self, job_id: str, user: str) -> Job:
         """End a queued or processing job. ``JobNotFound``, ``JobConflict`` when it has ended."""
-        await self._owned(job_id, user)
+        _check_not_expired(self._aged(await self._owned(job_id, user)))
         # Whole, even where the caller's time is over: the checkpoint, which says
         # what is to be removed, is given away once.
         task = asyncio.create_task(self._cancel(job_id), name=f"cancel-{job_id}")
@@ -200,6 +200,7 @@ class JobService:
         Raises ``JobNotFound``, ``JobConflict``, ``QueueFull``, ``StorageUnavailable``.
         """
         job = await self._owned(job_id, user, files=True)
+        _check_not_expired(self._aged(job))
         await self._check_storage()
         kept = FileStatus.COMPLETED if job.status is JobStatus.FAILED else None
         plan = await self._book.plan([it.source for it in job.files if it.status is not kept])
@@ -337,6 +338,12 @@ class JobService:
 def _last_event(job: Job) -> Event:
     """The terminal event of an ended job, made from the job, with its place in the stream."""
     return terminal_event(job).evolve(id=job.cursor)
+
+
+def _check_not_expired(job: Job) -> None:
+    """Redis may know a job as completed until its archive is removed."""
+    if job.status is JobStatus.EXPIRED:
+        raise JobConflict("The job has expired: make it again.")
 
 
 def lost(job: Job) -> Job:

@@ -21,6 +21,11 @@ async def assert_expired(server: Server, job_id: str) -> None:
     for path in (f"/v1/download/result/{job_id}", f"/v1/download/{job_id}"):
         async with server.client.get(path, allow_redirects=False) as response:
             assert (response.status, (await response.json())["code"]) == (410, "job_expired")
+    path = f"/v1/download/{job_id}"
+    for method, end in (("DELETE", ""), ("POST", "/retry")):
+        async with server.client.request(method, f"{path}{end}") as response:
+            assert response.status == 409
+            assert "expired" in (await response.json())["message"]
 
 
 async def test_an_archive_whose_time_is_over(start: Start, origin: Origin, tmp_path: Path) -> None:
