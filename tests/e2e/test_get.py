@@ -316,7 +316,9 @@ async def test_a_download_goes_on_where_it_broke_off(
     assert b"Range: bytes=" in second
     assert b"If-Range: " in second
     assert b"Range: bytes=" in third
-    assert proxy.sent < 8.5 * MIB
+    # What was in sockets when a connection was lost is sent again, and nothing else:
+    # from the beginning it would be 10 MiB at the least.
+    assert proxy.sent < 9.5 * MIB
     assert get.names() == ["a.zip"]
 
 
