@@ -5,6 +5,11 @@
     ├── RequestError             the caller's request cannot be served as it is
     │   ├── ValidationError      a rule of the request body is broken
     │   ├── UnsupportedOption    a documented option that is not built
+    │   ├── Unauthorized         no credential, or none that counts
+    │   ├── Forbidden            the caller is known, and may not
+    │   ├── TooManyRequests      (transient) a limit of the caller's is reached
+    │   │   ├── QuotaExceeded    of jobs or bytes in a day
+    │   │   └── TooManyStreams   of events, at once
     │   ├── JobNotFound          no such job, or somebody else's
     │   ├── JobConflict          the job's state does not allow it
     │   │   └── IllegalTransition
@@ -12,6 +17,7 @@
     │   ├── IdempotencyConflict  the key was used with another body
     │   ├── LinkInvalid          a signed link is forged or past its time
     │   ├── QueueFull            (transient)
+    │   ├── StreamsFull          (transient) no more event streams fit
     │   ├── ServerStopping       (transient) this process takes no more jobs
     │   └── AnswerTimeout        (transient) the answer took too long
     ├── FileError                one file cannot be had; others may
@@ -102,6 +108,32 @@ class ValidationError(RequestError):
 
 class UnsupportedOption(ValidationError):
     code = "unsupported_option"
+
+
+class Unauthorized(RequestError):
+    code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    code = "forbidden"
+
+
+class TooManyRequests(RequestError):
+    code = "rate_limited"
+    transient = True
+
+
+class QuotaExceeded(TooManyRequests):
+    code = "quota_exceeded"
+
+
+class TooManyStreams(TooManyRequests):
+    code = "too_many_streams"
+
+
+class StreamsFull(RequestError):
+    code = "streams_full"
+    transient = True
 
 
 class JobNotFound(RequestError):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from downloadd.app import foundations, webhooks, work
+from downloadd.app import access, foundations, webhooks, work
 from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
 from downloadd.config import Settings
 from downloadd.errors import AddressBlocked, ConfigError
@@ -23,8 +23,10 @@ from downloadd.telemetry.metrics import Metrics
 from downloadd.web import keys
 from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.openapi.contract import Contract
+from downloadd.web.requests import EVENT_TOKENS
 from downloadd.web.routes import make_application
 from downloadd.web.schemas import InitiateReader
+from downloadd.web.slots import StreamSlots
 from downloadd.web.sse import Streams
 from downloadd.web.websocket import Sockets
 
@@ -37,6 +39,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     foundations.redis,
     foundations.spool,
     foundations.state,
+    foundations.limits,
     foundations.objects,
     foundations.source,
     work.probes,
@@ -69,11 +72,15 @@ def create_app(
         cors_origins=settings.server.cors_origins,
         request_timeout=settings.server.request_timeout,
         local_files=local_files,
+        authenticator=access.authenticator(settings),
+        rate=access.rate(settings.limits),
+        trusted_proxies=settings.server.trusted_proxies,
     )
     site = Site(
         settings=settings,
         host=settings.server.host if host is None else host,
         port=settings.server.port if port is None else port,
+        secret=access.secret_key(settings),
     )
     app[SITE] = site
     app[CLOCK] = SystemClock()
@@ -84,13 +91,19 @@ def create_app(
     app[keys.REQUEST_TIMEOUT] = settings.server.request_timeout
     app[keys.BUCKET] = settings.storage.bucket or "archives"
     app[keys.SOCKETS] = Sockets(metrics.active_websocket_connections)
+    app[keys.SLOTS] = StreamSlots(
+        per_client=settings.limits.streams_per_client, total=settings.limits.streams
+    )
     app[keys.STREAMS] = Streams(metrics.active_sse_connections)
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,
         check_url=app[GUARD].check_url,
         locate=_locator(settings, app[GUARD]),
         callbacks=webhooks.can_sign(settings),
+        headers=site.secret is not None,
     )
+    if settings.auth.mode != "none" and site.secret is not None:
+        app[EVENT_TOKENS] = access.event_tokens(settings, site.secret)
     app[keys.CONTRACT] = Contract(app[keys.INITIATE].schema, local_files=local_files)
     app.cleanup_ctx.extend(RESOURCES)
     app.on_shutdown.append(_end_streams)

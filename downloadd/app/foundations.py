@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
+from downloadd.app.access import quotas
 from downloadd.app.site import (
     CLOCK,
     DEAD_OWNERS,
@@ -25,6 +26,7 @@ from downloadd.objects.local import open_local_store
 from downloadd.pipeline import DiskBudget, MemoryBudget, Spool
 from downloadd.pipeline.spool_folder import spool_folder
 from downloadd.state.embedded import embedded_valkey
+from downloadd.state.limits import open_limits
 from downloadd.state.setup import open_state
 from downloadd.web import keys
 
@@ -77,9 +79,17 @@ async def state(app: web.Application) -> AsyncIterator[None]:
         archive_ttl=settings.storage.archive_ttl,
         wait_for_fsync=settings.state.wait_for_fsync,
         clock=app[CLOCK],
+        secret=app[SITE].secret,
     ) as state:
         app[STATE] = state
         app[keys.QUEUE_DEPTH] = state.jobs.queue_depth
+        yield
+
+
+async def limits(app: web.Application) -> AsyncIterator[None]:
+    async with open_limits(app[REDIS_URL], app[STATE].keys) as limits:
+        app[keys.LIMITER] = limits
+        app[keys.QUOTAS] = quotas(app[SITE].settings.limits, limits)
         yield
 
 

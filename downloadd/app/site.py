@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -29,6 +29,9 @@ class Site:
     #: Where the server listens.
     host: str
     port: int
+    #: Seals headers and signs event tokens; None: there is nothing that all who
+    #: share the Redis have.
+    secret: bytes | None = field(repr=False)
 
     @property
     def base_url(self) -> str:

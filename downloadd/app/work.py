@@ -83,6 +83,7 @@ async def pool(app: web.Application) -> AsyncIterator[None]:
         clear=app[SPOOL].clear_kept,
         storage_there=app[STORAGE_PROBE].known,
         on_trouble=partial(_on_trouble, app),
+        charge=app[keys.QUOTAS].fetched,
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
     async with pool:

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from downloadd import __version__
-from downloadd.cli import check_config, demo, get, serve
+from downloadd.cli import check_config, demo, get, keys, serve
 from downloadd.errors import ConfigError, DownloaddError
 
 #: Each has ``add_parser(subparsers)``, which sets ``run`` to a function from
 #: the parsed arguments to the exit status.
-COMMANDS = (serve, get, demo, check_config)
+COMMANDS = (serve, get, demo, check_config, keys)
 
 EXIT_FAILED = 1
 EXIT_WRONG_SETTING = 2

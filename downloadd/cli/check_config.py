@@ -54,19 +54,27 @@ def _comment(loaded: Loaded, name: str) -> str | None:
     if (what := not_built(name)) is not None:
         return f"not built yet: {what}"
     if value_of(loaded.settings, name) == value_of(loaded.defaults, name):
-        return _signing(loaded.settings) if name == "webhooks.secret" else None
+        return _made_at_the_start(loaded.settings, name)
     given = loaded.given.get(name)
     if given is None or given.value == "auto":
         return "because storage.bucket is set"
     return given.name if given.kind == "file" else f"{given.kind}: {given.name}"
 
 
-def _signing(settings: Settings) -> str:
+def _made_at_the_start(settings: Settings, name: str) -> str | None:
     """What comes of it that no secret was given."""
-    if settings.state.redis_url:
-        return "callback_url is refused until it is set"
-    path = json.dumps(str(settings.state.webhook_secret_path), ensure_ascii=False)
-    return f"one is made at the start and kept in {path}"
+    state = settings.state
+    kept = {
+        "webhooks.secret": (state.webhook_secret_path, "callback_url is refused until it is set"),
+        "state.secret_key": (state.secret_key_path, "headers are refused until it is set"),
+    }
+    if name not in kept:
+        return None
+    path, without = kept[name]
+    if state.redis_url:
+        return without
+    shown = json.dumps(str(path), ensure_ascii=False)
+    return f"one is made at the start and kept in {shown}"
 
 
 def toml(value: object) -> str:

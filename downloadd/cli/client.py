@@ -76,10 +76,17 @@ class ApiClient:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, base_url: URL, *, proxies: bool = False) -> AsyncIterator[ApiClient]:
-        """A client for the length of the context; ``proxies``: as the environment has them."""
+    async def open(
+        cls, base_url: URL, *, proxies: bool = False, token: str | None = None
+    ) -> AsyncIterator[ApiClient]:
+        """A client for the length of the context; ``proxies``: as the environment has them.
+
+        ``token`` is an API key or a token of this server's. It goes nowhere
+        else: aiohttp drops the header where an archive lies at another origin.
+        """
+        credential = {} if token is None else {"Authorization": f"Bearer {token}"}
         async with aiohttp.ClientSession(
-            headers={"User-Agent": f"downloadd/{__version__}"},
+            headers={"User-Agent": f"downloadd/{__version__}", **credential},
             trust_env=proxies,
             read_bufsize=_READ_BUFFER,
         ) as session:

@@ -41,6 +41,8 @@ async def embedded_server(
                 "state.data_dir": str(Path(folder) / "data"),
                 "storage.kind": "local",
                 "network.allow": list(allow),
+                # Nobody else asks it.
+                "limits.requests_per_minute": 1_000_000,
                 "telemetry.log_level": log_level,
             },
         )

@@ -70,6 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "unusual; may be repeated",
     )
     parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="with --server: send the API key or token in FILE",
+    )
+    parser.add_argument(
         "--on-error",
         choices=[str(choice) for choice in OnError],
         default=str(OnError.FAIL),
@@ -113,14 +119,30 @@ async def _get(arguments: argparse.Namespace) -> int:
 async def _server(arguments: argparse.Namespace) -> AsyncIterator[ApiClient]:
     """The server named, else one of our own."""
     if arguments.server:
-        async with ApiClient.open(_server_url(arguments.server), proxies=True) as client:
+        url, token = _server_url(arguments.server), _token(arguments.token_file)
+        async with ApiClient.open(url, proxies=True, token=token) as client:
             yield client
         return
+    if arguments.token_file is not None:
+        raise ConfigError("--token-file goes with --server: a server of our own asks for none")
     async with (
         embedded_server(allow=arguments.allow) as server,
         ApiClient.open(URL(server.base_url)) as client,
     ):
         yield client
+
+
+def _token(path: Path | None) -> str | None:
+    """A credential: not an argument, for those are seen by everybody on the machine."""
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"--token-file {path} cannot be read: {exc}") from exc
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"--token-file {path} holds no API key and no token")
+    return token
 
 
 def _server_url(text: str) -> URL:

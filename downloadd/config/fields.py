@@ -142,6 +142,29 @@ class SigningSecret(Secret):
         return text
 
 
+class SecretKey(Secret):
+    """A key of 256 bits or more, as ``openssl rand -base64 32`` prints it."""
+
+    _LEAST, _MOST = 32, 64
+
+    def __init__(self) -> None:
+        super().__init__("empty or the base64 of 32 to 64 random bytes: openssl rand -base64 32")
+
+    def parse(self, value: object) -> str:
+        text = text_of(value)
+        if text and not self._LEAST <= len(base64.b64decode(text, validate=True)) <= self._MOST:
+            raise Refused(value)
+        return text
+
+
+class PemOrSecret(Secret):
+    """A secret, or a key of several lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pattern = re.compile(r"[^\x00-\x09\x0b\x0c\x0e-\x1f\x7f]*")
+
+
 class Choice(Setting):
     """One of a few words."""
 
@@ -267,8 +290,8 @@ class Folder(Setting):
         except RuntimeError as exc:  # "~someone" who is not there
             raise Refused(value) from exc
 
-    def show(self, value: Path) -> object:
-        return str(value)
+    def show(self, value: Path | None) -> object:
+        return "" if value is None else str(value)
 
 
 class Several(Setting):
@@ -291,11 +314,11 @@ class Several(Setting):
 
 
 class Table(Setting):
-    """A table by name, each entry made by ``make`` from the same whole numbers."""
+    """A table by name, each entry made by ``make`` from some of the same whole numbers."""
 
     def __init__(self, make: Callable[..., Any], **parts: Setting) -> None:
         names = ", ".join(parts)
-        super().__init__(f"a table in the file: name = {{{names}}}, all of them given")
+        super().__init__(f"a table in the file: name = {{{names}}}, one or more of them")
         self._make, self._parts = make, parts
 
     def parse(self, value: object) -> Mapping[str, Any]:
@@ -304,13 +327,17 @@ class Table(Setting):
         return {name: self._entry(entry) for name, entry in value.items()}
 
     def _entry(self, entry: object) -> Any:
-        if not isinstance(entry, dict) or entry.keys() != self._parts.keys():
+        if not isinstance(entry, dict) or not entry or not entry.keys() <= self._parts.keys():
             raise Refused(entry)
-        return self._make(**{key: part.parse(entry[key]) for key, part in self._parts.items()})
+        return self._make(**{key: self._parts[key].parse(value) for key, value in entry.items()})
 
     def show(self, value: Mapping[str, Any]) -> object:
         return {
-            name: {key: part.show(getattr(entry, key)) for key, part in self._parts.items()}
+            name: {
+                key: part.show(given)
+                for key, part in self._parts.items()
+                if (given := getattr(entry, key)) is not None
+            }
             for name, entry in value.items()
         }
 

@@ -22,15 +22,6 @@ from downloadd.errors import ConfigError
 #: the start, so that nobody believes in a protection that is not there.
 #: Whoever builds one deletes its row.
 NOT_BUILT: Mapping[str, str] = {
-    "server.trusted_proxies": "reading X-Forwarded-For",
-    "auth.mode": "authentication",
-    "auth.api_keys_file": "authentication",
-    "auth.jwt_*": "authentication",
-    "auth.roles": "authentication",
-    "limits.requests_per_minute": "limiting clients",
-    "limits.window": "limiting clients",
-    "limits.jobs_per_minute": "limiting clients",
-    "limits.quotas": "limiting clients",
     "telemetry.sentry_dsn": "reporting to Sentry",
     "telemetry.otlp_endpoint": "sending traces",
 }
@@ -183,8 +174,37 @@ def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
             f"it must not be above simulation.max_ms, {simulation.max_ms}",
         )
     _check_data_dir(settings.state.data_dir)
-    if settings.auth.mode == "none" and not settings.auth.allow_anonymous:
-        _check_loopback(settings.server.host, given)
+    _check_auth(settings, given)
+    _check_roles(settings)
+
+
+def _check_auth(settings: Settings, given: Mapping[str, Given]) -> None:
+    auth = settings.auth
+    if auth.mode == "none":
+        if not auth.allow_anonymous:
+            _check_loopback(settings.server.host, given)
+        return
+    if auth.mode == "jwt" and bool(auth.jwt_key) == bool(auth.jwt_jwks_file):
+        raise ConfigError(
+            f"{_said('auth.mode', given)}: give auth.jwt_key or auth.jwt_jwks_file, one of them"
+        )
+    if settings.state.redis_url and not settings.state.secret_key:
+        raise ConfigError(
+            f"{_said('auth.mode', given)}: with state.redis_url, which servers may share, "
+            "state.secret_key must be set, the same for all: it signs the tokens that "
+            "browsers watch jobs with. openssl rand -base64 32 makes one"
+        )
+
+
+def _check_roles(settings: Settings) -> None:
+    """Refuse limits of a role that nobody can have: they would protect from nobody."""
+    limits = settings.limits
+    roles = {"anonymous"} if settings.auth.mode == "none" else set(settings.auth.roles)
+    known = ", ".join(sorted({"anonymous", *settings.auth.roles}))
+    for name, table in (("priorities", limits.priorities), ("quotas", limits.quotas)):
+        for role in table:
+            if role not in {*settings.auth.roles, *roles}:
+                raise ConfigError(f"limits.{name} has {json.dumps(role)}: the roles are {known}")
 
 
 def _check_data_dir(folder: Path) -> None:

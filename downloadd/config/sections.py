@@ -22,8 +22,10 @@ from downloadd.config.fields import (
     Choice,
     Folder,
     KeyTemplate,
+    PemOrSecret,
     Seconds,
     Secret,
+    SecretKey,
     Several,
     SigningSecret,
     Size,
@@ -77,6 +79,9 @@ class State:
         Text('text with a hash tag in it, such as "{downloadd}:"', r"[!-z|~]*\{[!-z|~]+\}[!-z|~]*"),
     ] = "{downloadd}:"
     wait_for_fsync: _Flag = False
+    #: Seals the headers of sources, signs event tokens. Empty: with an embedded
+    #: Valkey, one that is made and kept in ``data_dir``.
+    secret_key: Annotated[str, SecretKey()] = field(default="", repr=False)
     #: Everything that this machine keeps: embedded state, local archives, spool.
     data_dir: Annotated[Path, Folder()]
 
@@ -84,6 +89,11 @@ class State:
     def webhook_secret_path(self) -> Path:
         """Where the secret is kept that callbacks are signed with where none is set."""
         return self.data_dir / "webhooks.secret"
+
+    @property
+    def secret_key_path(self) -> Path:
+        """Where the secret key is kept where none is set."""
+        return self.data_dir / "state.key"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,9 +194,10 @@ class Auth:
     ] = "none"
     #: Let ``mode`` "none" listen beyond this machine.
     allow_anonymous: _Flag = False
-    api_keys_file: _Text = ""
-    jwt_key: _Secret = field(default="", repr=False)
-    jwt_jwks_file: _Text = ""
+    #: None: ``api-keys.json`` in ``state.data_dir``.
+    api_keys_file: Annotated[Path | None, Folder()] = None
+    jwt_key: Annotated[str, PemOrSecret()] = field(default="", repr=False)
+    jwt_jwks_file: Annotated[Path | None, Folder()] = None
     jwt_algorithms: Annotated[
         tuple[str, ...],
         Several(Choice("HS256", "RS256", "ES256"), at_least=1),
@@ -198,14 +209,18 @@ class Auth:
         "user",
         "admin",
     )
+    #: For which an event token is good, at the least.
+    event_token_ttl: Annotated[int, Whole(60, DAY, "seconds")] = HOUR
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quota:
-    """What one user of a role may have in a day."""
+    """What one user of a role may have; None: as everybody, or as much as they like."""
 
-    jobs_per_day: int
-    bytes_per_day: int
+    requests_per_minute: int | None = None
+    jobs_per_minute: int | None = None
+    jobs_per_day: int | None = None
+    bytes_per_day: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,8 +238,17 @@ class Limits:
     #: By role.
     quotas: Annotated[
         Mapping[str, Quota],
-        Table(Quota, jobs_per_day=Whole(0, 1_000_000_000), bytes_per_day=Size(low=0)),
+        Table(
+            Quota,
+            requests_per_minute=Whole(1, 1_000_000),
+            jobs_per_minute=Whole(0, 1_000_000),
+            jobs_per_day=Whole(0, 1_000_000_000),
+            bytes_per_day=Size(low=0),
+        ),
     ] = field(default_factory=dict)
+    #: Event streams open at once: of one client, and of this process.
+    streams_per_client: _Count = 20
+    streams: _Count = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,3 +312,8 @@ class Settings:
     webhooks: Webhooks
     telemetry: Telemetry
     simulation: Simulation
+
+    @property
+    def api_keys_file(self) -> Path:
+        """Where API keys are kept."""
+        return self.auth.api_keys_file or self.state.data_dir / "api-keys.json"

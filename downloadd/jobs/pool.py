@@ -27,6 +27,10 @@ def _nothing() -> None:
     """Nobody wants to know."""
 
 
+async def _for_free(_: str, __: int) -> None:
+    """Nobody counts."""
+
+
 def _always() -> bool:
     return True
 
@@ -56,6 +60,7 @@ class Pool:
         clear: Callable[[str], Awaitable[None]] | None = None,
         storage_there: Callable[[], bool] = _always,
         on_trouble: Callable[[DownloaddError], None] = lambda _: None,
+        charge: Callable[[str, int], Awaitable[None]] = _for_free,
     ) -> None:
         """``lease`` and ``timeout`` (of a job) are in seconds; see ``Worker`` for the next two.
 
@@ -63,7 +68,7 @@ class Pool:
         ``on_disowned`` is called then, in a thread. ``clear`` removes what is
         left here of a job that nobody works on. While ``storage_there`` says
         no, which it is asked often, no new jobs are begun. ``on_trouble`` as in
-        ``Worker``.
+        ``Worker``. ``charge`` is told what was fetched for which user.
         """
         self._store = store
         self._clock = clock
@@ -80,6 +85,7 @@ class Pool:
         self._clear = clear
         self._storage_there = storage_there
         self._on_trouble = on_trouble
+        self._charge = charge
         self._clearing: set[asyncio.Task[None]] = set()
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
@@ -216,10 +222,17 @@ class Pool:
             pauses=self._pauses,
             on_trouble=self._on_trouble,
         )
-        task = asyncio.create_task(_work(worker, earlier), name=f"job-{job.id}")
+        task = asyncio.create_task(self._work(worker, earlier), name=f"job-{job.id}")
         self._workers[task] = worker
         self._count()
         task.add_done_callback(self._ended)
+
+    async def _work(self, worker: Worker, earlier: Collection[asyncio.Task[None]]) -> None:
+        """Work when those are through who held the same job here: they share its folder."""
+        if earlier:
+            await asyncio.wait(earlier)
+        await worker.work()
+        await self._charge(worker.claim.job.user, worker.fetched)
 
     def _workers_of(self, job_id: str) -> list[asyncio.Task[None]]:
         return [task for task, it in self._workers.items() if it.claim.lease.job_id == job_id]
@@ -256,10 +269,3 @@ class Pool:
         for lease in lost:
             held[lease].stop(Stop.LOST)
         return True
-
-
-async def _work(worker: Worker, earlier: Collection[asyncio.Task[None]]) -> None:
-    """Work when those are through who held the same job here: they share its temporary folder."""
-    if earlier:
-        await asyncio.wait(earlier)
-    await worker.work()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from downloadd.access.caller import ANONYMOUS, Caller
 from downloadd.errors import (
     DownloaddError,
     JobConflict,
@@ -62,8 +63,7 @@ class EventFeed(Protocol):
 class JobRequest(Record):
     """A job that somebody asks for."""
 
-    user: str = "anonymous"
-    role: str = "anonymous"
+    caller: Caller = ANONYMOUS
     form: Form = Form.CANONICAL
     sources: Sequence[Source]
     options: Options = field(default_factory=Options)
@@ -149,21 +149,21 @@ class JobService:
         """
         return await self._book.forecast(sources)
 
-    async def get(self, job_id: str, user: str, *, files: bool = False) -> Job:
-        """Read a job of this user's, with a link that works. ``JobNotFound``."""
-        return await self.refresh(await self._owned(job_id, user, files=files))
+    async def get(self, job_id: str, caller: Caller, *, files: bool = False) -> Job:
+        """Read a job that the caller may see, with a link that works. ``JobNotFound``."""
+        return await self.refresh(await self._owned(job_id, caller, files=files))
 
     async def list(
-        self, user: str, statuses: Collection[JobStatus], *, first: int, limit: int
+        self, user: str | None, statuses: Collection[JobStatus], *, first: int, limit: int
     ) -> Page:
-        """Read this user's jobs, newest first, as ``get`` gives them; see ``JobStore.list``."""
+        """Read a user's jobs, newest first, as ``get`` gives them; see ``JobStore.list``."""
         page = await self._store.list(user, statuses, first=first, limit=limit)
         jobs = await asyncio.gather(*map(self.refresh, page.jobs))
         return page.evolve(jobs=tuple(jobs))
 
-    async def cancel(self, job_id: str, user: str) -> Job:
+    async def cancel(self, job_id: str, caller: Caller) -> Job:
         """End a queued or processing job. ``JobNotFound``, ``JobConflict`` when it has ended."""
-        _check_not_expired(self._aged(await self._owned(job_id, user)))
+        _check_not_expired(self._aged(await self._owned(job_id, caller)))
         # Whole, even where the caller's time is over: the checkpoint, which says
         # what is to be removed, is given away once.
         task = asyncio.create_task(self._cancel(job_id), name=f"cancel-{job_id}")
@@ -194,12 +194,12 @@ class JobService:
         except (DownloaddError, TimeoutError) as exc:
             log.warning("job.upload_left", jobId=job.id, error=str(exc) or "timed out")
 
-    async def retry(self, job_id: str, user: str) -> Job:
+    async def retry(self, job_id: str, caller: Caller) -> Job:
         """Queue a failed or cancelled job once more, to go on from what is kept of it.
 
         Raises ``JobNotFound``, ``JobConflict``, ``QueueFull``, ``StorageUnavailable``.
         """
-        job = await self._owned(job_id, user, files=True)
+        job = await self._owned(job_id, caller, files=True)
         _check_not_expired(self._aged(job))
         await self._check_storage()
         kept = FileStatus.COMPLETED if job.status is JobStatus.FAILED else None
@@ -217,13 +217,13 @@ class JobService:
         if not await self._storage_there():
             raise StorageUnavailable("The storage cannot be reached; try again in a few seconds.")
 
-    async def link(self, job_id: str, user: str) -> tuple[Job, Archive, Link]:
+    async def link(self, job_id: str, caller: Caller) -> tuple[Job, Archive, Link]:
         """Give a completed job's archive and a link that works for its whole time from now.
 
         Raises ``JobNotFound``, ``JobConflict`` until the job is completed,
         ``JobExpired`` when the archive's time is over.
         """
-        job = self._aged(await self._owned(job_id, user))
+        job = self._aged(await self._owned(job_id, caller))
         if job.status is JobStatus.EXPIRED:
             raise JobExpired("The archive was removed after its time. Make the job again.")
         if job.status is not JobStatus.COMPLETED or job.archive is None:
@@ -292,20 +292,20 @@ class JobService:
             return job
         return job.moved(JobStatus.EXPIRED, link=None)
 
-    async def _owned(self, job_id: str, user: str, *, files: bool = False) -> Job:
+    async def _owned(self, job_id: str, caller: Caller, *, files: bool = False) -> Job:
         job = await self._store.load(job_id, files=files)
-        if job.user != user:
-            raise JobNotFound(f"There is no job {job_id}.")
+        if not caller.may_see(job):
+            raise JobNotFound(f"There is no job {job_id}; it may have expired.")
         return job
 
     def _new_job(self, request: JobRequest, work: float | None) -> Job:
         now = self._clock.now()
         return Job(
             id=str(uuid.uuid4()),
-            user=request.user,
+            user=request.caller.user,
             form=request.form,
             file_id=request.sources[0].file_id if request.form is Form.FILE else None,
-            options=self._allowed(request.options, request.role),
+            options=self._allowed(request.options, request.caller.role),
             files=tuple(
                 FileEntry(index=index, source=source)
                 for index, source in enumerate(request.sources)
@@ -327,10 +327,10 @@ class JobService:
         key = request.idempotency_key
         by_body = request.dedupe and self._dedupe_window > 0
         return Deduplication(
-            body_key=_hash(request.user, request.body_hash) if by_body else None,
+            body_key=_hash(request.caller.user, request.body_hash) if by_body else None,
             # Nobody is to be given a job whose archive's time is over.
             body_window=min(self._dedupe_window, self._archive_ttl),
-            idempotency_key=_hash(request.user, key) if key is not None else None,
+            idempotency_key=_hash(request.caller.user, key) if key is not None else None,
             idempotency_body=request.body_hash if key is not None else None,
         )
 

@@ -114,6 +114,11 @@ class Worker:
         self.lease_left = False
         self._hurry = asyncio.Event()
 
+    @property
+    def fetched(self) -> int:
+        """Bytes that this run has fetched."""
+        return max(0, self._job.bytes_fetched - self.claim.job.bytes_fetched)
+
     def stop(self, reason: Stop) -> None:
         """End the work soon, unless it is at its last write already."""
         if reason is Stop.SHUTDOWN:

@@ -1,12 +1,14 @@
 """The doors through which a job is worked on: what each implementation owes.
 
 ``pipeline/`` talks to ``SourceReader``, ``ObjectStore`` and ``Clock``;
-``jobs/`` talks to ``JobStore``, ``Outbox`` and ``Caller`` too. Every error that crosses a door is a
-``DownloaddError``; third-party exceptions never do.
+``jobs/`` talks to ``JobStore``, ``Outbox``, ``Caller`` and ``Limiter`` too.
+Every error that crosses a door is a ``DownloaddError``; third-party exceptions
+never do.
 """
 
 from downloadd.ports.clock import Clock, SystemClock
 from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Page, Turn
+from downloadd.ports.limits import Allowance, Limiter
 from downloadd.ports.objects import (
     Found,
     ObjectBody,
@@ -31,6 +33,7 @@ from downloadd.ports.webhooks import (
 )
 
 __all__ = [
+    "Allowance",
     "Answer",
     "Attempt",
     "Caller",
@@ -45,6 +48,7 @@ __all__ = [
     "History",
     "JobStore",
     "Lease",
+    "Limiter",
     "Message",
     "ObjectBody",
     "ObjectMeta",

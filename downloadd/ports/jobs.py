@@ -105,10 +105,11 @@ class JobStore(Protocol):
         ...
 
     async def list(
-        self, user: str, statuses: Collection[JobStatus], *, first: int, limit: int
+        self, user: str | None, statuses: Collection[JobStatus], *, first: int, limit: int
     ) -> Page:
         """Read a user's jobs, newest first, from the place ``first`` (from 0) on.
 
+        With None for the user everybody's.
         ``statuses`` are those that count; none: all. A completed job counts as
         expired when its archive's time is over.
         """

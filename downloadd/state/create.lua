@@ -1,6 +1,6 @@
 -- Write a job and queue it, unless an earlier one stands for it.
 -- KEYS: job, events, queue, sequence, user's jobs, headers, idempotency, dedupe
---       (these two are the job's key where there is none), turns
+--       (these two are the job's key where there is none), turns, everybody's jobs
 -- ARGV: id, queue limit, rank, created_at, control channel, template of a job's key,
 --       idempotency digest or '', body of the idempotency key, its seconds,
 --       body digest or '', its seconds, seconds in the user's list,
@@ -47,9 +47,11 @@ if ARGV[14] ~= '' then
 end
 local user = redis.call('HGET', job, 'user')
 enqueue(queue, sequence, KEYS[9], tonumber(ARGV[3]), user, id)
-redis.call('ZREMRANGEBYSCORE', user_jobs, '-inf', created - tonumber(ARGV[12]))
-redis.call('ZADD', user_jobs, ARGV[4], id)
-redis.call('EXPIRE', user_jobs, ARGV[12])
+for _, jobs in ipairs({ user_jobs, KEYS[10] }) do
+  redis.call('ZREMRANGEBYSCORE', jobs, '-inf', created - tonumber(ARGV[12]))
+  redis.call('ZADD', jobs, ARGV[4], id)
+  redis.call('EXPIRE', jobs, ARGV[12])
+end
 if by_key then redis.call('SET', idempotency, id .. ' ' .. ARGV[8], 'EX', ARGV[9]) end
 if by_body then
   redis.call('HSET', job, 'dedupe', ARGV[10])

@@ -11,7 +11,13 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from downloadd.errors import IdempotencyConflict, JobConflict, JobNotFound, QueueFull
+from downloadd.errors import (
+    IdempotencyConflict,
+    JobConflict,
+    JobNotFound,
+    QueueFull,
+    StateError,
+)
 from downloadd.model import Event, Job, JobStatus, event_data
 from downloadd.ports import Created, Deduplication, JobStore, Page, Turn
 from downloadd.state import codec
@@ -50,6 +56,7 @@ class RedisJobStore(Work, JobStore):
             keys.idempotency(key) if key else keys.job(job.id),
             keys.dedupe(dedup.body_key) if dedup.body_key else keys.job(job.id),
             keys.turns,
+            keys.all_jobs,
         ]
         args: list[Arg] = [
             job.id,
@@ -65,13 +72,22 @@ class RedisJobStore(Work, JobStore):
             whole_seconds(dedup.body_window),
             self._listed,
             codec.dumps(event_data(job)),
-            codec.encode_headers(job.files),
+            self._sealed_headers(job),
             turn.free,
             turn.per_place,
             codec.text(job.work_left),
             *codec.encode_new(job),
         ]
         return _created(await self._durable.run(_CREATE, names, args))
+
+    def _sealed_headers(self, job: Job) -> str:
+        """The headers of the job's sources, to be opened as this job's alone."""
+        headers = codec.encode_headers(job.files)
+        if not headers:
+            return ""
+        if self._sealer is None:
+            raise StateError("There is no key to seal the headers of sources with.")
+        return self._sealer.seal(headers, job.id)
 
     async def load(self, job_id: str, *, files: bool = False) -> Job:
         if files:
@@ -81,7 +97,7 @@ class RedisJobStore(Work, JobStore):
         return codec.decode_job(job_id, values)
 
     async def list(
-        self, user: str, statuses: Collection[JobStatus], *, first: int, limit: int
+        self, user: str | None, statuses: Collection[JobStatus], *, first: int, limit: int
     ) -> Page:
         keys = self._keys
         args: list[Arg] = [
@@ -92,10 +108,11 @@ class RedisJobStore(Work, JobStore):
             self._clock.now(),
             self._archive_ttl,
         ]
-        reply = await self._client.run(_LIST, [keys.user_jobs(user), keys.queue], args)
+        jobs = keys.all_jobs if user is None else keys.user_jobs(user)
+        reply = await self._client.run(_LIST, [jobs, keys.queue], args)
         total, ids, rows = reply[0], reply[1::2], reply[2::2]
-        jobs = (codec.decode_job(job_id, row) for job_id, row in zip(ids, rows, strict=True))
-        return Page(jobs=tuple(jobs), total=total)
+        read = (codec.decode_job(job_id, row) for job_id, row in zip(ids, rows, strict=True))
+        return Page(jobs=tuple(read), total=total)
 
     async def _load_whole(self, job_id: str) -> Job:
         values, spec, flight, ended = await self._read(job_id, "1")

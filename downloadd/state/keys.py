@@ -41,6 +41,8 @@ class Keys:
         self.pace_hosts = f"{prefix}pace:hosts"
         #: Sorted set of those hosts: when each was measured last, on the server's clock.
         self.pace_recent = f"{prefix}pace:recent"
+        #: Begins the keys under which it is counted what callers have had.
+        self.limits = f"{prefix}limits"
         #: Hash: a process to how many jobs it works on at once, when it said so, its last write.
         self.processes = f"{prefix}processes"
 
@@ -71,6 +73,11 @@ class Keys:
     def user_jobs(self, user: str) -> str:
         """Sorted set of a user's jobs by the time they were made."""
         return f"{self.prefix}user:{user}:jobs"
+
+    @property
+    def all_jobs(self) -> str:
+        """The same of everybody's jobs; no user's name is empty, so it is none of theirs."""
+        return self.user_jobs("")
 
     @property
     def every_user_jobs(self) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from downloadd.model import TRANSITIONS, JobStatus
 from downloadd.ports import Clock, SystemClock
+from downloadd.sealing import Sealer
 from downloadd.state import codec
 from downloadd.state.client import Client, Script
 from downloadd.state.installation import Installation
@@ -56,13 +57,16 @@ class Scripts:
         installation: Installation,
         durable: Client | None = None,
         clock: Clock | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
+        """``sealer``: for the headers of sources; without one no job may have any."""
         self._client = client
         #: Where a job is created: its answer may have to wait for the disk.
         self._durable = durable or client
         self._keys = keys
         self._lease = lease
         self._clock = clock or SystemClock()
+        self._sealer = sealer
         self._ttl: Mapping[JobStatus, int] = {
             # A job outlives its archive, so that callers learn what became of it.
             JobStatus.COMPLETED: whole_seconds(max(completed_ttl, archive_ttl + EXPIRED_TTL)),

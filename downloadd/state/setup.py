@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from downloadd.ports import Clock
+from downloadd.sealing import Sealer
 from downloadd.state.client import Client, open_client
 from downloadd.state.feed import Feed, open_feed
 from downloadd.state.installation import Installation
@@ -51,14 +52,16 @@ async def open_state(
     wait_for_fsync: bool = False,
     timeout: float = 5.0,
     clock: Clock | None = None,
+    secret: bytes | None = None,
 ) -> AsyncIterator[State]:
     """Jobs and their events at ``url``, for the length of the context.
 
     ``owner`` names this process among all that ever share the Redis (None: it
-    makes itself a name). Durations are in seconds. Nothing is dialled before it is needed, except
-    for the feed's connection, which is kept from the beginning: a Redis that
-    is away now does not stop the start. Raises ``StateError`` for a URL that
-    cannot be used.
+    makes itself a name), ``secret`` seals the headers of sources. Durations
+    are in seconds. Nothing is dialled before it is needed, except for the
+    feed's connection, which is kept from the beginning: a Redis that is away
+    now does not stop the start. Raises ``StateError`` for a URL that cannot be
+    used.
     """
     keys = Keys(prefix)
     async with AsyncExitStack() as stack:
@@ -82,6 +85,7 @@ async def open_state(
             installation=installation,
             durable=durable,
             clock=clock,
+            sealer=Sealer(secret) if secret is not None else None,
         )
         yield State(
             client=client,

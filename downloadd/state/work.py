@@ -20,6 +20,7 @@ from downloadd.model import (
     terminal_event,
 )
 from downloadd.ports import Claim, Lease
+from downloadd.sealing import SealBroken
 from downloadd.state import codec
 from downloadd.state.client import Arg
 from downloadd.state.ledger import archive_expiry
@@ -33,6 +34,13 @@ _RENEW = script("renew")
 _RELEASE = script("release")
 _POSTPONE = script("postpone")
 _DISOWN = script("disown")
+
+
+_UNREADABLE = "The job cannot be read by this version of the server; make it again."
+_SEALED = (
+    "The request headers of the job's sources cannot be read: the server's key "
+    "(state.secret_key) has changed. Make the job again."
+)
 
 
 class Work(Scripts):
@@ -71,14 +79,32 @@ class Work(Scripts):
         claims: list[Claim] = []
         for row in await self._client.run(_CLAIM, names, args):
             try:
-                claims.append(_claim(token, row, f"{installation}/"))
+                claims.append(self._claimed(token, row, f"{installation}/"))
+            except SealBroken:
+                log.error("job.sealed", jobId=row[0])  # noqa: TRY400 - no trace says more
+                await self._fail_unreadable(Lease(job_id=row[0], token=token), _SEALED)
             except (ValueError, TypeError, LookupError):
                 log.exception("job.unreadable", jobId=row[0])
-                await self._fail_unreadable(Lease(job_id=row[0], token=token))
+                await self._fail_unreadable(Lease(job_id=row[0], token=token), _UNREADABLE)
         return claims
 
-    async def _fail_unreadable(self, lease: Lease) -> None:
-        """End a job of which another version wrote what this one cannot read.
+    def _claimed(self, token: str, row: Sequence[Any], namespace: str) -> Claim:
+        job_id, values, spec, headers, checkpoint, ended, deaths = row
+        if headers:
+            if self._sealer is None:
+                raise SealBroken("there is no key")
+            headers = self._sealer.open(headers, job_id)
+        files = codec.decode_files(spec, ended, headers=headers)
+        return Claim(
+            lease=Lease(job_id=job_id, token=token),
+            job=codec.decode_job(job_id, values, files),
+            checkpoint=checkpoint,
+            deaths=int(deaths),
+            namespace=namespace,
+        )
+
+    async def _fail_unreadable(self, lease: Lease, error: str) -> None:
+        """End a job of which this server cannot read what another one wrote.
 
         It would stop worker after worker, and the jobs behind it.
         """
@@ -90,7 +116,7 @@ class Work(Scripts):
             created_at=now,
             updated_at=now,
             completed_at=now,
-            error="The job cannot be read by this version of the server; make it again.",
+            error=error,
             error_code="job_unreadable",
         )
         await self.finish(lease, job, terminal_event(job))
@@ -191,18 +217,6 @@ class Work(Scripts):
     async def disown(self, owners: Sequence[str]) -> int:
         args = [self._keys.job("%s"), self._keys.control, *owners]
         return int(await self._client.run(_DISOWN, [self._keys.active], args))
-
-
-def _claim(token: str, row: Sequence[Any], namespace: str) -> Claim:
-    job_id, values, spec, headers, checkpoint, ended, deaths = row
-    files = codec.decode_files(spec, ended, headers=headers)
-    return Claim(
-        lease=Lease(job_id=job_id, token=token),
-        job=codec.decode_job(job_id, values, files),
-        checkpoint=checkpoint,
-        deaths=int(deaths),
-        namespace=namespace,
-    )
 
 
 def _check_written(job_id: str, reply: str) -> None:

@@ -62,6 +62,11 @@ class Metrics:
             "WebSockets that are open.",
             registry=self.registry,
         )
+        self.rate_limited = Counter(
+            "rate_limited_total",
+            "Requests refused for a limit of their caller's.",
+            registry=self.registry,
+        )
 
     def _make_job_metrics(self) -> None:
         self.downloads_initiated = Counter(

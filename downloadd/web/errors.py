@@ -18,6 +18,9 @@ RETRY_AFTER_SECONDS = 5
 #: fault of ours, logged whole and answered with a generic 500.
 STATUSES: Mapping[type[errors.DownloaddError], HTTPStatus] = {
     errors.RequestError: HTTPStatus.BAD_REQUEST,
+    errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.TooManyRequests: HTTPStatus.TOO_MANY_REQUESTS,
     errors.JobNotFound: HTTPStatus.NOT_FOUND,
     errors.JobConflict: HTTPStatus.CONFLICT,
     errors.JobExpired: HTTPStatus.GONE,
@@ -26,11 +29,15 @@ STATUSES: Mapping[type[errors.DownloaddError], HTTPStatus] = {
     errors.LinkInvalid: HTTPStatus.FORBIDDEN,
     errors.ObjectMissing: HTTPStatus.NOT_FOUND,
     errors.QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.StreamsFull: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.AnswerTimeout: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ServerStopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StateUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.StorageUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+#: With these clients are told when to ask again.
+_LATER = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 
 #: Said instead of the error's own message, which tells about our insides.
 _DISCREET: Mapping[type[errors.DownloaddError], str] = {
@@ -85,7 +92,9 @@ def answer(request: web.BaseRequest, exc: errors.DownloaddError) -> web.Response
     code, message = told(exc)
     details = exc.details if isinstance(exc, errors.ValidationError) else None
     headers = {}
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="downloadd"'
+    if status in _LATER:
         wait = exc.retry_after if exc.retry_after is not None else RETRY_AFTER_SECONDS
         headers["Retry-After"] = str(max(1, math.ceil(wait)))
     title = "Validation Error" if isinstance(exc, errors.ValidationError) else status.phrase

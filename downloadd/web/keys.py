@@ -8,13 +8,16 @@ from aiohttp import web
 
 from downloadd.jobs.deliveries import Deliveries
 from downloadd.jobs.preflight import Preflight
+from downloadd.jobs.quotas import Quotas
 from downloadd.jobs.service import JobService
 from downloadd.objects.local import LocalStore
+from downloadd.ports import Limiter
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web.health import Health
 from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.openapi.contract import Contract
 from downloadd.web.schemas import InitiateReader
+from downloadd.web.slots import StreamSlots
 from downloadd.web.sse import Streams
 from downloadd.web.websocket import Sockets
 
@@ -26,6 +29,9 @@ HEALTH: web.AppKey[Health] = web.AppKey("health", Health)
 LIFECYCLE: web.AppKey[Lifecycle] = web.AppKey("lifecycle", Lifecycle)
 SOCKETS: web.AppKey[Sockets] = web.AppKey("sockets", Sockets)
 STREAMS: web.AppKey[Streams] = web.AppKey("streams", Streams)
+SLOTS: web.AppKey[StreamSlots] = web.AppKey("slots", StreamSlots)
+LIMITER: web.AppKey[Limiter] = web.AppKey("limiter")
+QUOTAS: web.AppKey[Quotas] = web.AppKey("quotas", Quotas)
 CONTRACT: web.AppKey[Contract] = web.AppKey("contract", Contract)
 INITIATE: web.AppKey[InitiateReader] = web.AppKey("initiate", InitiateReader)
 #: Origins whose pages may read answers.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from aiohttp import web
 
-from downloadd.errors import ValidationError
+from downloadd.access.caller import ANONYMOUS, NOBODY, Caller
+from downloadd.access.event_tokens import EventTokens
+from downloadd.errors import Unauthorized, ValidationError
 from downloadd.model import JobStatus
 from downloadd.telemetry.tracing import trace_id
+from downloadd.web.clients import site_of
 from downloadd.web.views import Case
 
 #: The caller's ``X-Request-ID`` when it is sane, else ours.
@@ -16,8 +20,18 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 _TRACE_ID: web.RequestKey[str] = web.RequestKey("trace_id", str)
 
-#: With ``auth.mode`` "none", the only one there is, everybody is this user.
-ANONYMOUS = "anonymous"
+#: Who calls, as the middleware has found out; not there where nobody was asked.
+CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
+
+#: Only there where callers have to say who they are.
+EVENT_TOKENS: web.AppKey[EventTokens] = web.AppKey("event_tokens", EventTokens)
+
+#: What an event token is called in a query.
+TOKEN = "token"  # noqa: S105 - a name
+
+NO_CREDENTIAL = (
+    "Say who you are: send an API key as X-API-Key, or a key or token as Authorization: Bearer."
+)
 
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _TRUE = {"true": True, "1": True, "false": False, "0": False}
@@ -34,6 +48,37 @@ def job_id_from(text: str) -> str:
     if not _UUID4.fullmatch(job_id):
         raise ValidationError("The job id is not a UUID.", {"jobId": ["Must be a UUID (v4)."]})
     return job_id
+
+
+def caller_of(request: web.Request) -> Caller:
+    """Who calls. ``Unauthorized`` where that has to be known and is not."""
+    if CALLER not in request:
+        raise Unauthorized(NO_CREDENTIAL)
+    return request[CALLER]
+
+
+def watcher_of(request: web.Request, job_id: str, token: object) -> Caller:
+    """Who watches a job: by its event token where one is given, else who calls."""
+    tokens = request.app.get(EVENT_TOKENS)
+    if tokens is not None and isinstance(token, str):
+        return tokens.identify(token, job_id)
+    return caller_of(request)
+
+
+def caller_name(request: web.Request) -> str:
+    """What a caller is counted by: their name, or the site that they are at."""
+    caller = request.get(CALLER, ANONYMOUS)
+    known = caller.role != NOBODY and caller.job_id is None
+    return f"user {caller.user}" if known else f"address {site_of(request)}"
+
+
+def with_token(request: web.Request, view: dict[str, Any]) -> dict[str, Any]:
+    """A view of a job whose ``subscribeUrl`` works where headers cannot be sent (SPEC §7)."""
+    tokens = request.app.get(EVENT_TOKENS)
+    if tokens is None or "subscribeUrl" not in view:
+        return view
+    token = tokens.make(view["jobId"])
+    return {**view, "subscribeUrl": f"{view['subscribeUrl']}?{TOKEN}={token}"}
 
 
 def trace_of(request: web.Request) -> str:

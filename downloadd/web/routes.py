@@ -6,8 +6,11 @@ from collections.abc import Collection
 
 from aiohttp import web
 
+from downloadd.access.caller import Authenticator
 from downloadd.telemetry.metrics import Metrics
+from downloadd.web import keys
 from downloadd.web.body import MAX_BODY_BYTES
+from downloadd.web.clients import Networks
 from downloadd.web.handlers import (
     checking,
     deliveries,
@@ -21,7 +24,9 @@ from downloadd.web.handlers import (
     sockets,
 )
 from downloadd.web.middleware.access import access
+from downloadd.web.middleware.admission import Rate, admission, send_rate_headers
 from downloadd.web.middleware.caching import send_cache_control
+from downloadd.web.middleware.client import client
 from downloadd.web.middleware.compression import compression
 from downloadd.web.middleware.cors import preflight, send_cors_headers
 from downloadd.web.middleware.errors import errors
@@ -79,25 +84,32 @@ def make_application(
     cors_origins: Collection[str],
     request_timeout: float,
     local_files: bool,
+    authenticator: Authenticator | None = None,
+    rate: Rate,
+    trusted_proxies: Networks = (),
 ) -> web.Application:
     """An application with routes and middleware, without the resources that they use.
 
-    ``request_timeout`` is in seconds.
+    ``request_timeout`` is in seconds; without an ``authenticator`` everybody is
+    anonymous. The ``X-Forwarded-For`` of ``trusted_proxies`` is believed.
     """
     app = web.Application(
         middlewares=[
             request_id,
+            client(trusted_proxies),
             access(metrics),
             preflight,
             options,
             compression,
             errors,
             timeout(request_timeout),
+            admission(authenticator, rate, keys.LIMITER),
         ],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(send_request_id)
     app.on_response_prepare.append(send_security_headers)
+    app.on_response_prepare.append(send_rate_headers)
     app.on_response_prepare.append(send_cors_headers(cors_origins))
     app.on_response_prepare.append(send_cache_control)
     app.add_routes(ROUTES)

@@ -63,16 +63,23 @@ class InitiateReader:
     """Turns bodies of initiate into ``Initiation``s; made once, used for every request."""
 
     def __init__(
-        self, *, max_files: int, check_url: UrlCheck, locate: Locate, callbacks: bool = True
+        self,
+        *,
+        max_files: int,
+        check_url: UrlCheck,
+        locate: Locate,
+        callbacks: bool = True,
+        headers: bool = True,
     ) -> None:
         """``locate`` says where a file lies that is asked for by its id alone.
 
-        ``callbacks``: whether jobs may have a ``callback_url``.
+        ``callbacks``: whether jobs may have a ``callback_url``; ``headers``: their files headers.
         """
         self._check_url = check_url
         self._locate = locate
         self._schema = _body_schema(max_files, check_url)
         self._callbacks = callbacks
+        self._headers = headers
 
     @property
     def schema(self) -> Schema:
@@ -86,7 +93,7 @@ class InitiateReader:
         except marshmallow.ValidationError as exc:
             raise _invalid(_flatten(exc.messages_dict)) from exc
         sources = _sources(data) or self._located(data)
-        _refuse_unsupported(data, callbacks=self._callbacks)
+        _refuse_unsupported(data, callbacks=self._callbacks, headers=self._headers)
         options = data.get("options", {})
         return Initiation(
             sources=sources,
@@ -298,7 +305,7 @@ def _check_unique(ids: Sequence[int | None], path: str) -> None:
         raise _invalid(twice)
 
 
-def _refuse_unsupported(data: Mapping[str, Any], *, callbacks: bool) -> None:
+def _refuse_unsupported(data: Mapping[str, Any], *, callbacks: bool, headers: bool) -> None:
     if data.get("options", {}).get("watermark"):
         raise _unsupported("options.watermark", "Watermarks are not built yet: leave it false.")
     if data.get("callback_url") is not None and not callbacks:
@@ -307,6 +314,13 @@ def _refuse_unsupported(data: Mapping[str, Any], *, callbacks: bool) -> None:
             "This server calls nobody back: it has no secret to sign with (webhooks.secret). "
             "Subscribe to the job's events or ask for its status.",
         )
+    for index, file in enumerate(data.get("files", ()) if not headers else ()):
+        if file.get("headers"):
+            raise _unsupported(
+                f"files.{index}.headers",
+                "This server keeps no headers: it has no key to encrypt them with "
+                "(state.secret_key). Use signed URLs.",
+            )
 
 
 def _options(data: Mapping[str, Any]) -> Options:

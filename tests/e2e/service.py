@@ -164,6 +164,10 @@ class Service:
         self.environ = {
             "DOWNLOADD_NETWORK_ALLOW": "127.0.0.1",
             "DOWNLOADD_FETCH_BACKOFF": "0.05",
+            # Tests of many requests are not about how many there may be.
+            "DOWNLOADD_LIMITS_REQUESTS_PER_MINUTE": "1000000",
+            "DOWNLOADD_LIMITS_JOBS_PER_MINUTE": "1000000",
+            "DOWNLOADD_LIMITS_STREAMS_PER_CLIENT": "1000000",
             **environ,
         }
         self._process: subprocess.Popen[bytes] | None = None

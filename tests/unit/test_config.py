@@ -574,11 +574,7 @@ class TestNotBuilt:
     @pytest.mark.parametrize(
         "text",
         [
-            '[auth]\nmode = "jwt"',
-            '[auth]\napi_keys_file = "keys"',
-            '[auth]\njwt_issuer = "me"',
-            "[limits]\nrequests_per_minute = 5",
-            "[limits.quotas]\nuser = { jobs_per_day = 1, bytes_per_day = '1 GiB' }",
+            '[telemetry]\nsentry_dsn = "https://k@h/1"',
             '[telemetry]\notlp_endpoint = "http://h:4318"',
         ],
     )
@@ -620,7 +616,7 @@ class TestCheckConfig:
         assert 'kind = "s3"  # because storage.bucket is set' in shown
         assert f"concurrency = 3  # jobs.concurrency in {path}" in shown
         assert "lease = 30" in shown
-        assert "jobs_per_minute = 10  # not built yet: limiting clients" in shown
+        assert 'sentry_dsn = ""  # not built yet: reporting to Sentry' in shown
 
     def test_what_it_prints_is_a_configuration(self, tmp_path: Path) -> None:
         """The output, loaded as a file, gives the settings that it was made from."""

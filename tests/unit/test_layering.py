@@ -25,6 +25,8 @@ LEVELS: Mapping[str, int] = {
     "tasks": 1,
     "urls": 1,
     "telemetry": 1,
+    "sealing": 1,
+    "access": 2,
     "network": 2,
     "objects": 2,
     "state": 2,
@@ -61,6 +63,9 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "prometheus_client": frozenset({"telemetry", "web"}),
     "opentelemetry": frozenset({"telemetry"}),
     "rich": frozenset({"cli"}),
+    "jwt": frozenset({"access"}),
+    "cryptography": frozenset({"access", "sealing"}),
+    "limits": frozenset({"state"}),
 }
 
 

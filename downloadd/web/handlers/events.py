@@ -8,13 +8,12 @@ from contextlib import aclosing
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler
 
-from downloadd.jobs.service import JobService
 from downloadd.model import Event, EventType, Form, Job
 from downloadd.web import keys
 from downloadd.web.middleware.timeout import lift
 from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
 from downloadd.web.origins import check_welcome
-from downloadd.web.requests import ANONYMOUS, case_of, job_id_of
+from downloadd.web.requests import caller_name, caller_of, case_of, job_id_of, with_token
 from downloadd.web.sse import last_event_id
 from downloadd.web.views import Case, job_view
 
@@ -54,45 +53,48 @@ async def _subscribe(request: web.Request, names: Names | None) -> web.StreamRes
     """
     case = case_of(request) or Case.CAMEL
     service = request.app[keys.SERVICE]
-    job = await service.get(job_id_of(request), ANONYMOUS)
+    job = await service.get(job_id_of(request), caller_of(request))
     seen = last_event_id(request, job.cursor)
     if job.status.ended and seen is not None and seen == job.cursor:
         return web.Response(status=204)
     if request.app[keys.LIFECYCLE].draining:
         events = _events()
     else:
-        events = await _unseen(service, job, seen)
+        events = await _unseen(request, job, seen)
     if names is None:
         names = EXPORT if job.form is Form.EXPORT else CANONICAL
     if names is FOUR:
         events = telling_status(events)
-    lift(request)
-    return await request.app[keys.STREAMS].run(request, events, names, case)
+    with request.app[keys.SLOTS].held(caller_name(request)):
+        lift(request)
+        return await request.app[keys.STREAMS].run(request, events, names, case)
 
 
 async def _connect(request: web.Request) -> web.StreamResponse:
     """Answer with the same events as messages; one who has seen the last is sent nothing."""
     check_welcome(request, request.app[keys.CORS_ORIGINS])
     case = case_of(request) or Case.CAMEL
-    job = await request.app[keys.SERVICE].get(job_id_of(request), ANONYMOUS)
+    job = await request.app[keys.SERVICE].get(job_id_of(request), caller_of(request))
     seen = last_event_id(request, job.cursor)
     draining = request.app[keys.LIFECYCLE].draining
     if draining or (job.status.ended and seen is not None and seen == job.cursor):
         events = _events()
     else:
-        events = await _unseen(request.app[keys.SERVICE], job, seen)
-    lift(request)
+        events = await _unseen(request, job, seen)
     told = telling_status(events)
-    return await request.app[keys.SOCKETS].tell(request, told, case, draining=draining)
+    with request.app[keys.SLOTS].held(caller_name(request)):
+        lift(request)
+        return await request.app[keys.SOCKETS].tell(request, told, case, draining=draining)
 
 
-async def _unseen(service: JobService, job: Job, seen: str | None) -> AsyncGenerator[Event]:
+async def _unseen(request: web.Request, job: Job, seen: str | None) -> AsyncGenerator[Event]:
     """The events after the one seen last, or for a new subscriber the status and all to come."""
+    service = request.app[keys.SERVICE]
     if seen is not None:
         return service.watch(job, seen)
     if job.status.ended:
-        job = await service.get(job.id, ANONYMOUS, files=True)
-    return _from_status(service, job)
+        job = await service.get(job.id, caller_of(request), files=True)
+    return _from_status(request, job)
 
 
 async def _events(*events: Event) -> AsyncGenerator[Event]:
@@ -100,12 +102,13 @@ async def _events(*events: Event) -> AsyncGenerator[Event]:
         yield event
 
 
-async def _from_status(service: JobService, job: Job) -> AsyncGenerator[Event]:
+async def _from_status(request: web.Request, job: Job) -> AsyncGenerator[Event]:
     # A client that loses its connection between this event and the last one of
     # an ended job comes back with this id, and must not be told that it has
     # seen the last one.
     place = BEGINNING if job.status.ended else job.cursor or BEGINNING
-    yield Event(type=EventType.STATUS, data=job_view(job), id=place)
-    async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
+    data = with_token(request, job_view(job))
+    yield Event(type=EventType.STATUS, data=data, id=place)
+    async with aclosing(request.app[keys.SERVICE].watch(job, job.cursor or BEGINNING)) as events:
         async for event in events:
             yield event

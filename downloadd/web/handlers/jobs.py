@@ -8,16 +8,18 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from downloadd.errors import Forbidden
 from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
 from downloadd.web.answers import json_answer, tagged_answer
 from downloadd.web.requests import (
-    ANONYMOUS,
+    caller_of,
     case_of,
     flag_of,
     job_id_of,
     number_of,
     statuses_of,
+    with_token,
 )
 from downloadd.web.views import Case, dumps, in_case, job_view, result_view, status_path
 
@@ -52,32 +54,46 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         case = case_of(request) or usual
         job_id = job_id_of(request)
         service = request.app[keys.SERVICE]
-        job = await service.get(job_id, ANONYMOUS, files=whole)
+        job = await service.get(job_id, caller_of(request), files=whole)
         if job.status.ended and not whole:
-            job = await service.get(job_id, ANONYMOUS, files=True)
-        body = dumps(in_case(view(job, files=whole), job, case)).encode()
+            job = await service.get(job_id, caller_of(request), files=True)
+        shown = with_token(request, view(job, files=whole))
+        body = dumps(in_case(shown, job, case)).encode()
         return tagged_answer(request, body, "application/json", "private, no-cache")
 
     return handler
 
 
 async def listed(request: web.Request) -> web.Response:
-    """``GET /v1/download/jobs``: the caller's own, newest first, each as it was asked for."""
+    """``GET /v1/download/jobs``: the caller's own, newest first, each as it was asked for.
+
+    An admin's are those of all, or of one ``?user=``.
+    """
     case = case_of(request)
     limit = number_of(request, "limit", default=_PAGE, most=_MAX_PAGE)
     page = number_of(request, "page", default=1, most=_MAX_PAGES)
     found = await request.app[keys.SERVICE].list(
-        ANONYMOUS, statuses_of(request), first=(page - 1) * limit, limit=limit
+        _listed_user(request), statuses_of(request), first=(page - 1) * limit, limit=limit
     )
-    jobs = [in_case(job_view(job), job, case) for job in found.jobs]
+    jobs = [in_case(with_token(request, job_view(job)), job, case) for job in found.jobs]
     return json_answer({"jobs": jobs, "total": found.total, "page": page, "limit": limit})
+
+
+def _listed_user(request: web.Request) -> str | None:
+    """Whose jobs are asked for; None: everybody's, as an admin sees them. ``Forbidden``."""
+    caller, asked = caller_of(request), request.query.get("user")
+    if caller.admin:
+        return asked
+    if asked not in (None, caller.user):
+        raise Forbidden("Only an admin sees the jobs of others.")
+    return caller.user
 
 
 async def cancel(request: web.Request) -> web.Response:
     """``DELETE /v1/download/{jobId}`` and ``DELETE /v1/download/cancel/{jobId}``."""
     case = case_of(request)
-    job = await request.app[keys.SERVICE].cancel(job_id_of(request), ANONYMOUS)
-    return json_answer(in_case(job_view(job), job, case))
+    job = await request.app[keys.SERVICE].cancel(job_id_of(request), caller_of(request))
+    return json_answer(in_case(with_token(request, job_view(job)), job, case))
 
 
 def retry(
@@ -90,9 +106,9 @@ def retry(
 
     async def handler(request: web.Request) -> web.Response:
         case = case_of(request) or usual
-        job = await request.app[keys.SERVICE].retry(job_id_of(request), ANONYMOUS)
+        job = await request.app[keys.SERVICE].retry(job_id_of(request), caller_of(request))
         headers = {"Location": path(job.id)}
-        return json_answer(in_case(view(job), job, case), headers)
+        return json_answer(in_case(with_token(request, view(job)), job, case), headers)
 
     return handler
 
@@ -102,7 +118,7 @@ def result(view: LinkView = canonical_link, *, usual: Case | None = None) -> Han
 
     async def handler(request: web.Request) -> web.Response:
         case = case_of(request) or usual
-        found = await request.app[keys.SERVICE].link(job_id_of(request), ANONYMOUS)
+        found = await request.app[keys.SERVICE].link(job_id_of(request), caller_of(request))
         return json_answer(in_case(view(request, *found), found[0], case))
 
     return handler
@@ -110,7 +126,7 @@ def result(view: LinkView = canonical_link, *, usual: Case | None = None) -> Han
 
 async def download(request: web.Request) -> web.Response:
     """``GET /v1/download/{jobId}``: a link that can be mailed around."""
-    _, _, link = await request.app[keys.SERVICE].link(job_id_of(request), ANONYMOUS)
+    _, _, link = await request.app[keys.SERVICE].link(job_id_of(request), caller_of(request))
     # Not web.HTTPFound, whose text would show the signed URL once more.
     return web.Response(
         status=302,

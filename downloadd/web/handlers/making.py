@@ -19,7 +19,7 @@ from downloadd.web.body import canonical_hash, json_object
 from downloadd.web.handlers.events import BEGINNING
 from downloadd.web.middleware.timeout import time_left
 from downloadd.web.origins import is_welcome
-from downloadd.web.requests import ANONYMOUS, case_of, trace_of
+from downloadd.web.requests import caller_name, caller_of, case_of, trace_of, with_token
 from downloadd.web.schemas import Initiation
 from downloadd.web.views import export_path, in_case, job_view, start_view, status_path
 
@@ -58,7 +58,7 @@ async def start(request: web.Request) -> web.Response:
         raise ValidationError("file_id: Give it.", {"file_id": ["Give the id of one file."]})
     job, created = await _make(request, body, wanted, Form.FILE)
     await _wait(request, job)
-    job = await request.app[keys.SERVICE].get(job.id, ANONYMOUS)
+    job = await request.app[keys.SERVICE].get(job.id, caller_of(request))
     if not job.status.ended:
         later = _created(request, job, created, status=202)
         later.headers["Retry-After"] = str(POLL_AFTER_SECONDS)
@@ -92,28 +92,31 @@ async def _make(
 ) -> tuple[Job, Created]:
     # Of another form it is another request: its job would answer otherwise.
     told = body if form is not Form.EXPORT else {"export": body}
-    job, created = await request.app[keys.SERVICE].make(
-        JobRequest(
-            user=ANONYMOUS,
-            form=form,
-            sources=wanted.sources,
-            options=wanted.options,
-            dedupe=wanted.dedupe,
-            idempotency_key=_idempotency_key(request),
-            body_hash=canonical_hash(told),
-            trace_id=trace_of(request),
-            callback_url=wanted.callback_url,
-        ),
-    )
+    caller = caller_of(request)
+    async with request.app[keys.QUOTAS].admit(caller, caller_name(request)) as admission:
+        job, created = await request.app[keys.SERVICE].make(
+            JobRequest(
+                caller=caller,
+                form=form,
+                sources=wanted.sources,
+                options=wanted.options,
+                dedupe=wanted.dedupe,
+                idempotency_key=_idempotency_key(request),
+                body_hash=canonical_hash(told),
+                trace_id=trace_of(request),
+                callback_url=wanted.callback_url,
+            ),
+        )
+        admission.replayed = created.replayed
     if not created.replayed:
-        request.app[keys.METRICS].initiated(ANONYMOUS)
+        request.app[keys.METRICS].initiated(caller.role)
     return job, created
 
 
 def _created(
     request: web.Request, job: Job, created: Created, *, status: int = 200
 ) -> web.Response:
-    view = job_view(job)
+    view = with_token(request, job_view(job))
     path = export_path if job.form is Form.EXPORT else status_path
     headers = {"Location": path(job.id)}
     if created.by_key and created.replayed:

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from downloadd.access.caller import Caller
 from downloadd.errors import DownloaddError, JobNotFound
 from downloadd.jobs.service import JobService, lost
 from downloadd.model import Job
@@ -17,7 +18,7 @@ from downloadd.web.errors import told
 from downloadd.web.handlers.events import BEGINNING
 from downloadd.web.middleware.timeout import lift
 from downloadd.web.origins import check_welcome
-from downloadd.web.requests import ANONYMOUS, job_id_from
+from downloadd.web.requests import caller_name, job_id_from, watcher_of, with_token
 from downloadd.web.views import Case, dumps, in_case, job_view
 from downloadd.web.websocket import Socket
 
@@ -34,7 +35,6 @@ async def converse(request: web.Request) -> web.StreamResponse:
     ``{"job_id", "error", "code"}``. A subscription without a job is none yet.
     """
     check_welcome(request, request.app[keys.CORS_ORIGINS])
-    service = request.app[keys.SERVICE]
 
     async def on_message(socket: Socket, said: Mapping[str, Any]) -> None:
         job_id = said.get("job_id")
@@ -45,11 +45,12 @@ async def converse(request: web.Request) -> web.StreamResponse:
             text = f"One connection follows {MAX_JOBS} jobs at most."
             await socket.send(_refusal(job_id, text, "too_many_jobs"))
         else:
-            socket.follow(job_id, _send_job(service, socket, job_id))
+            socket.follow(job_id, _send_job(request, socket, job_id, said.get("token")))
 
-    lift(request)
     draining = request.app[keys.LIFECYCLE].draining
-    return await request.app[keys.SOCKETS].converse(request, on_message, draining=draining)
+    with request.app[keys.SLOTS].held(caller_name(request)):
+        lift(request)
+        return await request.app[keys.SOCKETS].converse(request, on_message, draining=draining)
 
 
 def _forget_ended(socket: Socket) -> None:
@@ -57,16 +58,21 @@ def _forget_ended(socket: Socket) -> None:
         del socket.senders[job_id]
 
 
-async def _send_job(service: JobService, socket: Socket, job_id: str) -> None:
-    """Send a job as it is, and again whenever it has changed, until it has ended."""
+async def _send_job(request: web.Request, socket: Socket, job_id: str, token: object) -> None:
+    """Send a job as it is, and again whenever it has changed, until it has ended.
+
+    ``token``: the job's event token, where the connection has no credential.
+    """
+    service = request.app[keys.SERVICE]
     try:
-        job = await service.get(job_id_from(job_id), ANONYMOUS)
-        await socket.send(_encode(job))
+        caller = watcher_of(request, job_id_from(job_id), token)
+        job = await service.get(job_id_from(job_id), caller)
+        await socket.send(_encode(request, job))
         while not job.status.ended:
             # Once more where it was retried as soon as it had ended.
-            async for changed in _changes(service, job):
+            async for changed in _changes(service, caller, job):
                 job = changed
-                await socket.send(_encode(job))
+                await socket.send(_encode(request, job))
     except DownloaddError as exc:
         code, text = told(exc)
         _log.info("websocket.cannot_follow", jobId=job_id[:64], reason=exc.message)
@@ -75,12 +81,12 @@ async def _send_job(service: JobService, socket: Socket, job_id: str) -> None:
         socket.ending.set()
 
 
-async def _changes(service: JobService, job: Job) -> AsyncGenerator[Job]:
+async def _changes(service: JobService, caller: Caller, job: Job) -> AsyncGenerator[Job]:
     """The job at each of its events, up to the last; lost, where Redis has forgotten it."""
     async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
         async for event in events:
             try:
-                job = await service.get(job.id, ANONYMOUS)
+                job = await service.get(job.id, caller)
             except JobNotFound:
                 job = lost(job)
             yield job
@@ -88,8 +94,8 @@ async def _changes(service: JobService, job: Job) -> AsyncGenerator[Job]:
                 return
 
 
-def _encode(job: Job) -> str:
-    return dumps(in_case(job_view(job), job, Case.SNAKE))
+def _encode(request: web.Request, job: Job) -> str:
+    return dumps(in_case(with_token(request, job_view(job)), job, Case.SNAKE))
 
 
 def _refusal(job_id: str, text: str, code: str) -> str:

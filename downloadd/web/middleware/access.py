@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from downloadd.telemetry.metrics import Metrics
+from downloadd.web.clients import client_of
 
 #: The label of everything that no route matches.
 UNMATCHED = "unmatched"
@@ -31,13 +33,15 @@ def access(metrics: Metrics) -> Middleware:
             seconds = time.perf_counter() - began
             path = template(request)
             metrics.requested(request.method, path, status, seconds)
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
+                metrics.rate_limited.inc()
             _log.info(
                 "http.request",
                 method=request.method,
                 path=path,
                 status=status,
                 durationMs=round(seconds * 1000, 1),
-                remote=request.remote,
+                remote=client_of(request),
             )
         return response
 

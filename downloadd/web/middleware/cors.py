@@ -14,7 +14,8 @@ _REQUEST_HEADERS = (
 )
 _EXPOSED = (
     "Accept-Ranges, Content-Disposition, Content-Range, ETag, Idempotent-Replayed, Location, "
-    "Retry-After, X-Request-ID"
+    "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-RateLimit-Limit, "
+    "X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID"
 )
 #: Seconds for which a browser remembers a preflight; no browser takes more.
 _MAX_AGE = "7200"

@@ -17,7 +17,7 @@ from downloadd.web.fields import Items, Strict
 from downloadd.web.openapi import answers
 from downloadd.web.openapi.operations import NEW_JOB, ONE_FILE, OPERATIONS
 from downloadd.web.openapi.parts import Operation
-from downloadd.web.openapi.refusals import ANYWHERE, responses
+from downloadd.web.openapi.refusals import ANYWHERE, CALLER, RATE_HEADERS, responses
 
 _ABOUT = """\
 All these files as one download. A request is answered at once with a job; the files are fetched \
@@ -26,7 +26,11 @@ from other servers, verified, packed into one archive and stored. It ends with a
 Every address that takes GET takes HEAD, too, but for events; OPTIONS tells what an address takes. \
 What an address does not take is answered 405 with `Allow`, what is no address 404, and what is \
 no HTTP 400, each as `Error`. Every answer has `X-Request-ID`, the caller's own where it is sane \
-(up to 128 of `A-Z a-z 0-9 . _ -`)."""
+(up to 128 of `A-Z a-z 0-9 . _ -`).
+
+Servers may ask who calls, by an API key or a token. Each client may make so many requests in a \
+minute: every answer under `/v1/` but those of `/v1/files/` tells what is left, in the headers \
+`X-RateLimit-*` and `RateLimit-*`."""
 
 _TAGS = {
     "jobs": "Make jobs, poll them, end them.",
@@ -37,15 +41,34 @@ _TAGS = {
     "documents": "About this server.",
 }
 
+_WHOLE = {"type": "integer", "minimum": 0}
 _HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ETag": ("The answer's tag, for `If-None-Match`.", {"type": "string"}),
     "Location": ("Where to go on.", {"type": "string"}),
     "Retry-After": ("Seconds until it makes sense to ask again.", {"type": "integer"}),
     "Idempotent-Replayed": ("The job was made before.", {"const": "true"}),
+    "X-RateLimit-Limit": ("Requests that the caller may make within the window.", _WHOLE),
+    "X-RateLimit-Remaining": ("How many of them are left.", _WHOLE),
+    "X-RateLimit-Reset": ("The second, since 1970, at which there are more.", _WHOLE),
+    "RateLimit-Limit": ("As X-RateLimit-Limit.", _WHOLE),
+    "RateLimit-Remaining": ("As X-RateLimit-Remaining.", _WHOLE),
+    "RateLimit-Reset": ("Seconds until there are more.", _WHOLE),
     "X-Request-ID": ("Finds the request in the server's log.", {"type": "string"}),
 }
 #: Headers that an answer may be without.
-_OPTIONAL = frozenset({"Idempotent-Replayed"})
+_OPTIONAL = frozenset({"Idempotent-Replayed", *RATE_HEADERS})
+
+#: How callers say who they are, on servers that ask for it (``auth.mode``).
+_SCHEMES: Mapping[str, Mapping[str, str]] = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a JSON Web Token with sub, exp and role.",
+    },
+}
+#: Any of them, or none where the server does not ask.
+_SECURITY: Sequence[Mapping[str, Sequence[str]]] = [{}, *({name: []} for name in _SCHEMES)]
 
 #: How the files of a new job may be given, and what may not stand beside each.
 _FORMS: Mapping[str, Sequence[str]] = {
@@ -112,6 +135,8 @@ def _add_components(spec: APISpec, new_job: Schema) -> None:
     for answer in (answers.Error, answers.Event, answers.in_snake(answers.Event), answers.Message):
         spec.components.schema(answer.__name__, schema=answer)
     spec.components.schema(NEW_JOB, schema=new_job)
+    for name, scheme in _SCHEMES.items():
+        spec.components.security_scheme(name, dict(scheme))
     for name, (description, rule) in _HEADERS.items():
         header = {"description": description, "schema": rule, "required": name not in _OPTIONAL}
         spec.components.header(name, header)
@@ -135,7 +160,8 @@ def _operation(spec: APISpec, method: str, path: str, operation: Operation) -> d
         "summary": operation.summary,
         "tags": [operation.tag],
         "parameters": list(operation.parameters),
-        "responses": _responses(spec, operation),
+        "security": _SECURITY if _asks_who_calls(path) else [],
+        "responses": _responses(spec, path, operation),
     }
     if operation.description:
         told["description"] = operation.description
@@ -147,13 +173,18 @@ def _operation(spec: APISpec, method: str, path: str, operation: Operation) -> d
     return told
 
 
+def _asks_who_calls(path: str) -> bool:
+    return path.startswith("/v1/") and not path.startswith("/v1/files/")
+
+
 def _operation_id(method: str, path: str) -> str:
     words = [word.strip("{}") for word in path.replace(".", "/").split("/") if word]
     return "_".join([method.lower(), *words]).replace("-", "_")
 
 
-def _responses(spec: APISpec, operation: Operation) -> dict[str, Any]:
-    refused = responses((*operation.refusals, *ANYWHERE))
+def _responses(spec: APISpec, path: str, operation: Operation) -> dict[str, Any]:
+    asked = CALLER if _asks_who_calls(path) else ()
+    refused = responses((*operation.refusals, *asked, *ANYWHERE))
     found = {}
     for status in sorted({*operation.answers, *refused}):
         told, refusal = operation.answers.get(status), refused.get(HTTPStatus(status))

@@ -20,6 +20,7 @@ from downloadd.web.openapi.parts import (
     LAST_EVENT_ID,
     LAST_EVENT_ID_QUERY,
     LIST,
+    TOKEN,
     UPGRADED,
     Operation,
     answer,
@@ -27,7 +28,16 @@ from downloadd.web.openapi.parts import (
     parameter,
     text,
 )
-from downloadd.web.openapi.refusals import ARCHIVE, BODY, JOB, MAKING, STATE, Refusal
+from downloadd.web.openapi.refusals import (
+    ARCHIVE,
+    BODY,
+    CALLER,
+    JOB,
+    MAKING,
+    STATE,
+    STREAM,
+    Refusal,
+)
 
 #: The two schemas of bodies, which the document's maker adds (their limits are settings).
 NEW_JOB, ONE_FILE = "NewJob", "OneFile"
@@ -78,9 +88,13 @@ def _events(summary: str, types: Sequence[str], *, upgrades: bool = False) -> Op
         summary=summary,
         description=socket,
         tag="events",
-        parameters=(JOB_ID, CASE, LAST_EVENT_ID, LAST_EVENT_ID_QUERY),
+        parameters=(JOB_ID, CASE, LAST_EVENT_ID, LAST_EVENT_ID_QUERY, TOKEN),
         answers={**({101: UPGRADED} if upgrades else {}), **found},
-        refusals=(*JOB, *((HTTPStatus.FORBIDDEN, errors.RequestError) if upgrades else ())),
+        refusals=(
+            *JOB,
+            *STREAM,
+            *((HTTPStatus.FORBIDDEN, errors.RequestError) if upgrades else ()),
+        ),
     )
 
 
@@ -247,11 +261,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         summary="Watch several jobs over one WebSocket",
         description=(
             'Send `{"type": "subscribe", "job_id": …}` for each; the job comes whole, in '
-            'snake_case, at every change. `{"type": "ping"}` is answered.'
+            'snake_case, at every change. `{"type": "ping"}` is answered. Who connects without a '
+            "credential sends the token of the job's `subscribeUrl` as `token`."
         ),
         tag="events",
         answers={101: UPGRADED},
-        refusals=(errors.RequestError, HTTPStatus.FORBIDDEN),
+        refusals=(*STREAM, *CALLER, errors.RequestError, HTTPStatus.FORBIDDEN),
     ),
     ("GET", "/v1/download/result/{job_id}"): _link(answers.Result, examples.RESULT),
     ("GET", "/v1/export/{job_id}/download"): _link(answers.Result, examples.EXPORTED),

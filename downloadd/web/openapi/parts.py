@@ -39,6 +39,7 @@ def parameter(
     return {"name": name, "in": where, "description": description, "schema": schema, **more}
 
 
+_TEXT = {"type": "string"}
 JOB_ID = parameter(
     "job_id", "path", "The job.", {"type": "string", "format": "uuid"}, required=True
 )
@@ -72,6 +73,9 @@ LAST_EVENT_ID = parameter(
 LAST_EVENT_ID_QUERY = parameter(
     "lastEventId", "query", "The same, for who cannot send headers.", {"type": "string"}
 )
+TOKEN = parameter(
+    "token", "query", "What the job's `subscribeUrl` has: good for its events alone.", _TEXT
+)
 _STATUS = f"({'|'.join(JobStatus)})"
 LIST = (
     parameter(
@@ -82,6 +86,12 @@ LIST = (
     ),
     parameter(
         "limit", "query", "Jobs on a page; 20.", {"type": "integer", "minimum": 1, "maximum": 100}
+    ),
+    parameter(
+        "user",
+        "query",
+        "Whose jobs; all where an admin names nobody. Others may name themselves alone.",
+        _TEXT,
     ),
     parameter("page", "query", "From 1.", {"type": "integer", "minimum": 1, "maximum": 1_000_000}),
     CASE,

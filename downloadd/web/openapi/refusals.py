@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +20,10 @@ ANYWHERE: tuple[Refusal, ...] = (
     errors.AnswerTimeout,
     HTTPStatus.EXPECTATION_FAILED,
 )
+#: Of a call that asks who calls.
+CALLER: tuple[Refusal, ...] = (errors.Unauthorized, errors.Forbidden, errors.TooManyRequests)
+#: Of a stream of events.
+STREAM: tuple[Refusal, ...] = (errors.TooManyStreams, errors.StreamsFull)
 STATE: tuple[Refusal, ...] = (errors.StateUnavailable,)
 #: Of a call that names a job in its path.
 JOB: tuple[Refusal, ...] = (errors.ValidationError, errors.JobNotFound, *STATE)
@@ -37,6 +41,7 @@ MAKING: tuple[Refusal, ...] = (
     *BODY,
     *STATE,
     errors.IdempotencyConflict,
+    errors.QuotaExceeded,
     errors.QueueFull,
     errors.ServerStopping,
     errors.StorageUnavailable,
@@ -65,10 +70,25 @@ _EXAMPLES: Mapping[str, str] = {
     "server_stopping": "This server is being stopped and takes no more jobs. Try again.",
     "link_invalid": "The link is not one of this server's, or its time is over.",
     "object_missing": "There is no such file, or it was removed after its time.",
+    "unauthorized": "The token has expired.",
+    "rate_limited": "More than 100 requests in a minute. Try again in 12 seconds.",
+    "quota_exceeded": "More than 100 jobs in a day. Try again tomorrow.",
+    "too_many_streams": "One client watches 20 jobs at once, at most.",
+    "streams_full": "As many jobs are being watched as this server can. Poll the status.",
     "forbidden": "Pages of this origin may not connect here.",
     "not_found": "There is nothing at this address.",
     "precondition_failed": "The file is another one than the request is for.",
     "range_not_satisfiable": "The file has 8,507 bytes; the range lies outside of it.",
+}
+#: What tells of a limit: of streams and jobs, it is of requests all the same.
+RATE_HEADERS = tuple(
+    f"{prefix}-{what}"
+    for prefix in ("X-RateLimit", "RateLimit")
+    for what in ("Limit", "Remaining", "Reset")
+)
+_HEADERS: Mapping[HTTPStatus, Sequence[str]] = {
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", *RATE_HEADERS),
 }
 _REQUEST_ID = "0e3dbd04-6b1c-4f1e-8d2a-3c4b5a697887"
 
@@ -100,8 +120,8 @@ def _response(status: HTTPStatus, codes: list[str]) -> dict[str, Any]:
         "description": f"{status.phrase}: {', '.join(f'`{code}`' for code in codes)}.",
         "content": {"application/json": {"schema": schema, "examples": examples}},
     }
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        response["headers"] = {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
+    if names := _HEADERS.get(status):
+        response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
     return response
 
 

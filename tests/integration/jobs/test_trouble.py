@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from downloadd.access.caller import ANONYMOUS
 from downloadd.errors import SpoolError, StorageRefused, StorageUnavailable
 from downloadd.jobs.service import JobService
 from downloadd.model import Event, EventType, Job, JobStatus
@@ -123,7 +124,7 @@ async def test_a_retry_fetches_what_failed(rig: Rig, tmp_path: Path) -> None:
         assert list((await rig.storage.parts()).values()) == [[1, 2]]
         watching = asyncio.create_task(_events(jobs, job))
         assert (await watching)[-1].type is EventType.FAILED
-        queued = await jobs.retry(job_id, "anonymous")
+        queued = await jobs.retry(job_id, ANONYMOUS)
         assert queued.status is JobStatus.QUEUED
         told = await _events(jobs, queued)
         assert [event.type for event in told if event.type.terminal] == [EventType.COMPLETE]
@@ -196,7 +197,7 @@ async def test_a_job_without_a_worker_is_cancelled(rig: Rig) -> None:
         (kept / "0").write_bytes(b"kept")
         worker.spool.path(job_id, 0)
         jobs, begun = service(rig, worker), time.monotonic()
-        await jobs.cancel(job_id, "anonymous")
+        await jobs.cancel(job_id, ANONYMOUS)
         await eventually(lambda: not kept.exists())
         await jobs.close()
         assert time.monotonic() - begun < 3

@@ -18,6 +18,10 @@ def valkey() -> Iterator[Valkey]:
         yield server
 
 
+#: What the headers of sources are sealed with.
+SECRET = b"s" * 32
+
+
 @pytest.fixture
 def own_valkey() -> Iterator[Valkey]:
     """A server that the test may do anything to; what it was told is on its disk."""
@@ -27,7 +31,8 @@ def own_valkey() -> Iterator[Valkey]:
 
 @pytest.fixture
 async def state(valkey: Valkey) -> AsyncIterator[State]:
-    async with open_state(valkey.url, prefix=f"{{{uuid.uuid4().hex}}}:") as opened:
+    prefix = f"{{{uuid.uuid4().hex}}}:"
+    async with open_state(valkey.url, prefix=prefix, secret=SECRET) as opened:
         yield opened
 
 

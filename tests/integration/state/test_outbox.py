@@ -26,7 +26,9 @@ TAKEN = Attempt(at=2.5, duration=0.5, status=200)
 async def brief(valkey: Valkey) -> AsyncIterator[State]:
     """A state that forgets ended jobs soon."""
     prefix = f"{{{uuid.uuid4().hex}}}:"
-    async with open_state(valkey.url, prefix=prefix, failed_ttl=60, retry_window=60) as opened:
+    async with open_state(
+        valkey.url, prefix=prefix, failed_ttl=60, retry_window=60, secret=b"s" * 32
+    ) as opened:
         yield opened
 
 

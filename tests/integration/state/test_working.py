@@ -33,7 +33,9 @@ LEASE = 0.2
 async def hasty(valkey: Valkey) -> AsyncIterator[State]:
     """A process whose leases lapse soon, on a clock of its own."""
     prefix = f"{{{uuid.uuid4().hex}}}:"
-    async with open_state(valkey.url, prefix=prefix, lease=LEASE, clock=FakeClock()) as state:
+    async with open_state(
+        valkey.url, prefix=prefix, lease=LEASE, clock=FakeClock(), secret=b"s" * 32
+    ) as state:
         yield state
 
 

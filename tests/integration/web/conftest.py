@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +23,9 @@ from downloadd.config import load
 from tests.contract import check_event, judging
 from tests.origin import Origin
 from tests.valkey import Valkey, valkey_server
+
+#: What the headers of sources are sealed with.
+SECRET_KEY = base64.b64encode(b"k" * 32).decode()
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -60,7 +64,10 @@ class Server:
     async def redis_keys(self) -> list[str]:
         """What requests have left; the installation's name is there from the start."""
         keys: list[str] = await self.app[STATE].client.execute("KEYS", f"{self.prefix}*")
-        return [key for key in keys if key != self.app[STATE].keys.installation]
+        known = self.app[STATE].keys
+        return [
+            key for key in keys if key != known.installation and not key.startswith(known.limits)
+        ]
 
 
 Start = Callable[..., AbstractAsyncContextManager[Server]]
@@ -90,6 +97,11 @@ def start(valkey: Valkey, tmp_path: Path) -> Start:
             "state.redis_url": valkey.url,
             "state.prefix": prefix,
             "state.data_dir": str(tmp_path / "data"),
+            "state.secret_key": SECRET_KEY,
+            # Tests of many requests are not about how many there may be.
+            "limits.requests_per_minute": 1_000_000,
+            "limits.jobs_per_minute": 1_000_000,
+            "limits.streams_per_client": 1_000_000,
             "network.allow": ["127.0.0.1"],
             "fetch.retries": 0,
             **{name.replace("__", "."): value for name, value in settings.items()},

@@ -27,7 +27,11 @@ STREAMS = {
     "/v1/export/{job_id}/progress",
 }
 #: Headers that differ from one answer to the next.
-_OF_THE_MOMENT = ("Date", "X-Request-ID")
+_OF_THE_MOMENT = (
+    "Date",
+    "X-Request-ID",
+    *(f"{name}-{of}" for name in ("X-RateLimit", "RateLimit") for of in ("Remaining", "Reset")),
+)
 _JSON = "application/json; charset=utf-8"
 
 
@@ -92,7 +96,7 @@ async def site(server: Server, origin: Origin) -> Site:
 def lasting(headers: Mapping[str, str]) -> CIMultiDict[str]:
     kept = CIMultiDict(headers)
     for name in _OF_THE_MOMENT:
-        del kept[name]
+        kept.pop(name, None)
     # HEAD need not tell that there is nothing to be had (RFC 9110 §8.6).
     if kept.get("Content-Length") == "0":
         del kept["Content-Length"]

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from downloadd.access.caller import ANONYMOUS
 from downloadd.app import STATE, begin_drain
 from downloadd.errors import StorageUnavailable
 from downloadd.model import Job, Link
@@ -412,7 +413,7 @@ async def test_a_job_that_is_retried_at_once(
         nonlocal failed
         if failed:
             failed = False
-            await service.retry(job.job_id, "anonymous")
+            await service.retry(job.job_id, ANONYMOUS)
         return await get(*args, **kwargs)
 
     async with connected(server, "/ws") as ws, asyncio.timeout(20):

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from downloadd.access.caller import Caller
 from downloadd.errors import DownloaddError, JobConflict, JobExpired, JobNotFound, StateUnavailable
 from downloadd.jobs.estimate import Lanes
 from downloadd.jobs.pace import PaceBook
@@ -98,20 +99,23 @@ def completed(expires_at: float) -> Job:
     )
 
 
+ANN, BOB = Caller(user="ann", role="user"), Caller(user="bob", role="user")
+
+
 async def test_somebody_elses_job_is_not_there() -> None:
     """Whatever is asked of another's job, it does not exist, and nothing happens to it."""
     world = World(completed(5000.0))
     jobs = service(world)
     for asked in (
-        jobs.get("j", "bob"),
-        jobs.cancel("j", "bob"),
-        jobs.retry("j", "bob"),
-        jobs.link("j", "bob"),
+        jobs.get("j", BOB),
+        jobs.cancel("j", BOB),
+        jobs.retry("j", BOB),
+        jobs.link("j", BOB),
     ):
         with pytest.raises(JobNotFound):
             await asked
     assert not world.cancelled
-    assert (await jobs.get("j", "ann")).id == "j"
+    assert (await jobs.get("j", ANN)).id == "j"
 
 
 @pytest.mark.parametrize(
@@ -125,14 +129,14 @@ async def test_somebody_elses_job_is_not_there() -> None:
 async def test_links_are_signed_anew_in_time(expires_at: float, url: str) -> None:
     """A link that is past its time, or too close to it to be used, is replaced."""
     world = World(completed(expires_at))
-    job = await service(world).get("j", "ann")
+    job = await service(world).get("j", ANN)
     assert job.link is not None
     assert job.link.url == url
 
 
 async def test_a_link_that_is_asked_for_is_fresh() -> None:
     """Whoever asks for the link has its whole time, even when the stored one still works."""
-    _, archive, link = await service(World(completed(5000.0))).link("j", "ann")
+    _, archive, link = await service(World(completed(5000.0))).link("j", ANN)
     assert (archive, link.url) == (ARCHIVE, "https://fresh.example")
 
 
@@ -151,7 +155,7 @@ async def test_no_archive_no_link(
 ) -> None:
     """Without an archive there is no link, and the sentence says why."""
     with pytest.raises(error, match=word):
-        await service(World(job(**fields))).link("j", "ann")
+        await service(World(job(**fields))).link("j", ANN)
 
 
 async def test_an_archive_whose_time_is_over() -> None:
@@ -159,15 +163,15 @@ async def test_an_archive_whose_time_is_over() -> None:
     world = World(completed(5000.0).evolve(completed_at=500.0))
     jobs = service(world)
     with pytest.raises(JobExpired):
-        await jobs.link("j", "ann")
-    read = await jobs.get("j", "ann")
+        await jobs.link("j", ANN)
+    read = await jobs.get("j", ANN)
     assert (read.status, read.link) == (JobStatus.EXPIRED, None)
     (last,) = [event async for event in jobs.watch(read, "9-0")]
     assert last.data["status"] == "expired"
     assert "downloadUrl" not in last.data
     assert not world.signed
     world.job = completed(5000.0).evolve(completed_at=500.1)
-    assert (await jobs.link("j", "ann"))[2].url == "https://fresh.example"
+    assert (await jobs.link("j", ANN))[2].url == "https://fresh.example"
 
 
 async def test_deduplication_keys() -> None:
@@ -175,11 +179,11 @@ async def test_deduplication_keys() -> None:
     world = World(job())
     jobs = service(world)
     asked = JobRequest(
-        user="ann", sources=[Source(url="https://a.example")], body_hash="b", idempotency_key="k"
+        caller=ANN, sources=[Source(url="https://a.example")], body_hash="b", idempotency_key="k"
     )
     for request in (
         asked,
-        asked.evolve(user="bob"),
+        asked.evolve(caller=BOB),
         asked.evolve(dedupe=False),
         asked.evolve(idempotency_key=None),
     ):
@@ -201,7 +205,7 @@ async def test_the_end_of_an_old_job_has_a_link_that_works() -> None:
     retried = Event(type=EventType.FAILED, data={}, id="7-0")
     world = World(old, [retried, progress, terminal_event(old).evolve(id="9-0")])
     jobs = service(world)
-    told = [event async for event in jobs.watch(await jobs.get("j", "ann"), "1-0")]
+    told = [event async for event in jobs.watch(await jobs.get("j", ANN), "1-0")]
     assert [event.id for event in told] == ["8-0", "9-0"]
     assert told[-1].data["downloadUrl"] == "https://fresh.example"
 
@@ -229,7 +233,7 @@ async def test_a_waiting_job_says_how_long(
     world = World(job(queue_position=3, work_left=1.0))
     world.pace.known = History(job_seconds=20.0, slots=4, active=4, at=at)
     world.pace.error = error
-    found = await service(world).get("j", "ann")
+    found = await service(world).get("j", ANN)
     assert found.remaining == left
     assert found.completion == (None if left is None else at + left)
 
@@ -247,7 +251,7 @@ async def test_a_cancel_outlives_the_request_for_it(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(world, "cancel", slowly)
     jobs = service(world)
-    asked = asyncio.create_task(jobs.cancel("j", "ann"))
+    asked = asyncio.create_task(jobs.cancel("j", ANN))
     await begun.wait()
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -1,0 +1,95 @@
+"""``ports.Limiter`` over Redis with the ``limits`` library; in memory while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import structlog
+from limits.aio.storage import MemoryStorage, RedisStorage
+from redis.asyncio import BlockingConnectionPool
+from redis.exceptions import RedisError
+
+from downloadd.ports import Allowance
+from downloadd.state.keys import Keys
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that Redis may take to count, and for which it is not asked when it did not.
+PATIENCE, PAUSE = 1.0, 5.0
+#: Connections for counting.
+CONNECTIONS = 8
+
+_T = TypeVar("_T")
+_Storage = RedisStorage | MemoryStorage
+
+
+class Limits:
+    """See ``ports.Limiter``. Make it with ``open_limits``."""
+
+    def __init__(self, shared: RedisStorage) -> None:
+        self._shared = shared
+        self._own = MemoryStorage()
+        self._away_until = 0.0
+
+    async def pace(self, name: str, who: str, *, limit: int, seconds: int) -> Allowance:
+        key = f"{name}/{who}"
+
+        async def count(storage: _Storage) -> Allowance:
+            granted = await storage.acquire_entry(key, limit, seconds)
+            oldest, had = await storage.get_moving_window(key, limit, seconds)
+            return _allowance(limit, had, oldest + seconds, granted=granted)
+
+        return await self._count(count)
+
+    async def spend(
+        self, name: str, who: str, amount: int, *, limit: int, seconds: int
+    ) -> Allowance:
+        key = f"{name}/{who}"
+
+        async def count(storage: _Storage) -> Allowance:
+            had = await (storage.incr(key, seconds, amount) if amount else storage.get(key))
+            until = await storage.get_expiry(key)
+            return _allowance(limit, had, until, granted=had <= limit if amount else had < limit)
+
+        return await self._count(count)
+
+    async def _count(self, count: Callable[[_Storage], Awaitable[_T]]) -> _T:
+        now = time.monotonic()
+        if now >= self._away_until:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await count(self._shared)
+            except (RedisError, OSError, TimeoutError) as exc:
+                self._away_until = now + PAUSE
+                log.warning("limits.in_memory", seconds=PAUSE, reason=type(exc).__name__)
+        return await count(self._own)
+
+
+def _allowance(limit: int, had: int, until: float, *, granted: bool) -> Allowance:
+    return Allowance(
+        limit=limit,
+        remaining=max(0, limit - had),
+        reset=max(0.0, until - time.time()),
+        granted=granted,
+    )
+
+
+@asynccontextmanager
+async def open_limits(url: str, keys: Keys) -> AsyncIterator[Limits]:
+    """Count at ``url``, for the length of the context. Nothing is dialled before it is needed."""
+    pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=PATIENCE)
+    try:
+        yield Limits(
+            RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                key_prefix=keys.limits,
+                connection_pool=pool,  # type: ignore[arg-type]
+            )
+        )
+    finally:
+        await pool.disconnect()
