@@ -197,7 +197,7 @@ def _parse_entry(entry: object) -> Key | None:
         return None
     try:
         material = jwt.PyJWK(entry, algorithm).key
-    except (jwt.InvalidKeyError, jwt.PyJWKError, ValueError, TypeError, AttributeError) as exc:
+    except (jwt.PyJWTError, ValueError, TypeError, LookupError, AttributeError) as exc:
         raise ValueError(f"the key {entry.get('kid', 'without a kid')!r} cannot be read") from exc
     kid = entry.get("kid")
     return _strong(Key(algorithm, material, kid if isinstance(kid, str) else None))

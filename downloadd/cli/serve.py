@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import resource
 import signal
 import socket
 import threading
@@ -24,7 +25,7 @@ from downloadd.config import Settings, load
 from downloadd.errors import DownloaddError
 from downloadd.jobs.pool import Pool
 from downloadd.telemetry import logs
-from downloadd.web.connection import Runner
+from downloadd.web.connection import MAX_CONNECTIONS, Runner
 
 #: Seconds that running jobs have to end before they are given up to the queue.
 DRAIN_SECONDS = 20.0
@@ -34,6 +35,8 @@ REQUEST_SECONDS = 2.0
 STOP_SECONDS = 24.5
 #: Connections that may wait to be accepted: bursts of reconnecting browsers.
 BACKLOG = 1024
+#: Files that jobs, storage and state may have open, however many clients there are.
+RESERVED_FILES = 1024
 #: From glibc's malloc.h.
 _M_ARENA_MAX = -8
 
@@ -94,13 +97,29 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
     """
     with bind(settings.server.host, settings.server.port) as listener:
         app = create_app(settings, port=listener.getsockname()[1])
-        runner = Runner(app, access_log=None, shutdown_timeout=REQUEST_SECONDS)
+        runner = Runner(
+            app, shutdown_timeout=REQUEST_SECONDS, max_connections=_room_for_connections()
+        )
         try:
             await runner.setup()
             await web.SockSite(runner, listener, backlog=BACKLOG).start()
             yield Serving(app=app, base_url=app[SITE].base_url)
         finally:
             await runner.cleanup()
+
+
+def _room_for_connections() -> int:
+    """How many connections there may be: what files may be open but for those of jobs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    room = min(max(soft - RESERVED_FILES, soft // 2), MAX_CONNECTIONS)
+    if room < MAX_CONNECTIONS:
+        _log.warning("server.few_files", limit=soft, connections=room, wanted=MAX_CONNECTIONS)
+    return room
 
 
 def bind(host: str, port: int) -> socket.socket:

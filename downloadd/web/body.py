@@ -12,12 +12,16 @@ from typing import Any, Never
 from aiohttp import web
 
 from downloadd.errors import ValidationError
+from downloadd.web.fields import within
 
 #: Largest body that is read; the application's ``client_max_size``.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 #: Seconds that a client may take to send it: fewer than a request may take by default.
 BODY_TIMEOUT_SECONDS = 25.0
 
+
+#: How deep it may be nested; metadata has its own limit.
+MAX_LEVELS = 40
 
 #: What clients call a string, and what aiohttp calls a body of no type.
 _PLAIN = ("text/plain", "application/octet-stream")
@@ -75,6 +79,8 @@ def decode(raw: bytes) -> dict[str, Any]:
         raise ValidationError(f"The body is not valid JSON: {exc}.") from exc
     if not isinstance(value, dict):
         raise ValidationError("The body must be a JSON object.")
+    if not within(value, MAX_LEVELS):
+        raise ValidationError(f"The body is nested deeper than {MAX_LEVELS} levels.")
     return value
 
 

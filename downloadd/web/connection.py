@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import web
@@ -26,8 +26,18 @@ from downloadd.web.middleware.request_id import identify
 from downloadd.web.middleware.security import HEADERS
 from downloadd.web.requests import REQUEST_ID
 
-#: Longest line of a request's head, in bytes.
+#: Longest line of a request's head, in bytes; it has 128 headers at most.
 MAX_LINE_BYTES = 8190
+#: Seconds that a request's head may take, and that a connection may be idle:
+#: longer than proxies keep theirs.
+HEAD_SECONDS, KEEPALIVE_SECONDS = 15.0, 75.0
+#: Connections open at once: streams, and some more.
+MAX_CONNECTIONS = 12_000
+
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
 
 _NOT_HTTP = "This is no proper HTTP/1.1 request."
 _TOO_LONG = f"The address or a header is longer than {MAX_LINE_BYTES:,} bytes."
@@ -42,16 +52,57 @@ _log = structlog.get_logger(__name__)
 class Runner(web.AppRunner):
     """Runs an application over connections of ours."""
 
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        shutdown_timeout: float,
+        head_seconds: float = HEAD_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        """A request's head has to come within ``head_seconds`` of its first byte.
+
+        Beyond ``max_connections`` the one that has waited longest for a head
+        makes room: clients that send none do not keep out those that do.
+        """
+        super().__init__(
+            app,
+            access_log=None,
+            shutdown_timeout=shutdown_timeout,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+        )
+        self._head_seconds = head_seconds
+        self._max_connections = max_connections
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(
+        server = _Server(
             _unless_expecting(made.request_handler),
             request_factory=_request_factory(made.request_factory),
             **self._kwargs,
         )
+        server.head_seconds = self._head_seconds
+        server.max_connections = self._max_connections
+        return server
 
 
 class _Server(web.Server):
+    head_seconds = HEAD_SECONDS
+    max_connections = MAX_CONNECTIONS
+
+    def make_room(self) -> bool:
+        """Whether there is room for one more connection, made where there was none."""
+        if len(self._connections) < self.max_connections:
+            return True
+        waiting = [it for it in self._connections if isinstance(it, _Connection) and it.waiting]
+        # Those first that never sent a request; the oldest stand first.
+        idle = [it for it in waiting if not it.served] or waiting
+        for connection in idle[: max(1, self.max_connections // 100)]:
+            connection.drop()
+            # Not when its task has ended, which is later than others come.
+            self._connections.pop(connection, None)
+        return bool(idle)
+
     def __call__(self) -> web.RequestHandler:
         return _Connection(
             self,
@@ -65,8 +116,62 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
+    __slots__ = ("_head_timer", "_server")
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._server = server
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether a request came over it."""
+        return self._request_count > 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for a request's head."""
+        return not self.served or (self._waiter is not None and not self._waiter.done())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self._server.make_room():
+            cast("asyncio.Transport", transport).write(_FULL)
+            transport.close()
+            self._force_close = True
+            return
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """End it at once, without a word."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            seconds = self._server.head_seconds
+            self._head_timer = self._loop.call_later(seconds, self._give_up_head)
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up_head(self) -> None:
+        self._head_timer = None
+        if self.waiting:
+            self.drop()
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if not self.waiting:
+            self._forget_head()
+        elif data:
+            self._await_head()
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         # What came is no HTTP; where it was to be the rest of a body, aiohttp

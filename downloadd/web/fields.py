@@ -226,7 +226,7 @@ class Metadata(Strict[Mapping[str, Any]]):
     def read(self, value: Any) -> Mapping[str, Any]:
         if not isinstance(value, dict):
             raise ValidationError("Must be an object.")
-        if not _within(value, self.LEVELS):
+        if not within(value, self.LEVELS):
             raise ValidationError(f"At most {self.LEVELS} levels deep.")
         size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
         if size > self._most:
@@ -237,9 +237,10 @@ class Metadata(Strict[Mapping[str, Any]]):
         return {"type": "object"}
 
 
-def _within(value: Any, levels: int) -> bool:
+def within(value: Any, levels: int) -> bool:
+    """Whether objects and lists are nested no deeper than so many levels."""
     if isinstance(value, dict):
-        return levels > 0 and all(_within(item, levels - 1) for item in value.values())
+        return levels > 0 and all(within(item, levels - 1) for item in value.values())
     if isinstance(value, list):
-        return levels > 0 and all(_within(item, levels - 1) for item in value)
+        return levels > 0 and all(within(item, levels - 1) for item in value)
     return True
