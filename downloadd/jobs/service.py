@@ -18,6 +18,7 @@ from downloadd.errors import (
     JobConflict,
     JobExpired,
     JobNotFound,
+    QueueFull,
     StateError,
     StateLost,
     StorageUnavailable,
@@ -141,6 +142,20 @@ class JobService:
             estimated_time=created.estimated_time,
             wait=plan.turn.wait(place or 0),
         ), created
+
+    async def find(self, request: JobRequest) -> tuple[Job, Created] | None:
+        """Give the job that the same request made before; None where there is none.
+
+        Raises ``IdempotencyConflict``, ``StateUnavailable``.
+        """
+        try:
+            # What was made before counts before the queue's length does.
+            created = await self._store.create(
+                self._new_job(request, None), self._deduplication(request), queue_limit=0
+            )
+        except QueueFull:
+            return None
+        return await self.refresh(await self._store.load(created.job_id)), created
 
     async def estimate(self, sources: Sequence[Source]) -> int | None:
         """Whole seconds until a job of these files would have ended, were it made now.

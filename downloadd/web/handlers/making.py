@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from downloadd.errors import ServerStopping, ValidationError
+from downloadd.errors import ServerStopping, TooManyRequests, ValidationError
 from downloadd.jobs.service import JobRequest
 from downloadd.model import Form, Job
 from downloadd.ports import Created
@@ -93,21 +93,27 @@ async def _make(
     # Of another form it is another request: its job would answer otherwise.
     told = body if form is not Form.EXPORT else {"export": body}
     caller = caller_of(request)
-    async with request.app[keys.QUOTAS].admit(caller, caller_name(request)) as admission:
-        job, created = await request.app[keys.SERVICE].make(
-            JobRequest(
-                caller=caller,
-                form=form,
-                sources=wanted.sources,
-                options=wanted.options,
-                dedupe=wanted.dedupe,
-                idempotency_key=_idempotency_key(request),
-                body_hash=canonical_hash(told),
-                trace_id=trace_of(request),
-                callback_url=wanted.callback_url,
-            ),
-        )
-        admission.replayed = created.replayed
+    asked = JobRequest(
+        caller=caller,
+        form=form,
+        sources=wanted.sources,
+        options=wanted.options,
+        dedupe=wanted.dedupe,
+        idempotency_key=_idempotency_key(request),
+        body_hash=canonical_hash(told),
+        trace_id=trace_of(request),
+        callback_url=wanted.callback_url,
+    )
+    service = request.app[keys.SERVICE]
+    try:
+        async with request.app[keys.QUOTAS].admit(caller, caller_name(request)) as admission:
+            job, created = await service.make(asked)
+            admission.replayed = created.replayed
+    except TooManyRequests:
+        # Whoever asks once more for what is made already wants no new job.
+        if (found := await service.find(asked)) is None:
+            raise
+        job, created = found
     if not created.replayed:
         request.app[keys.METRICS].initiated(caller.role)
     return job, created
