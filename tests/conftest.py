@@ -39,3 +39,13 @@ def _usual_signals() -> None:
     for number, handler in usual.items():
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end how many hostile cases were tried (``tests/security``)."""
+    reports = terminalreporter.getreports("passed")
+    counts = [text for it in reports for name, text in it.user_properties if name == "hostile"]
+    if counts:
+        terminalreporter.write_sep("=", "hostile cases tried")
+        for text in sorted(set(map(str, counts))):
+            terminalreporter.write_line(text)

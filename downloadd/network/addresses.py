@@ -70,6 +70,38 @@ METADATA: frozenset[Address] = frozenset(
     }
 )
 
+#: Names that mean this machine, its neighbours or its cloud, and never anything
+#: public; with all that lies under them. They need not be looked up.
+PRIVATE_NAMES = frozenset(
+    {
+        "localhost",  # RFC 6761 §6.3
+        "localdomain",  # these and the next in /etc/hosts of distributions
+        "localhost4",
+        "localhost6",
+        "localdomain4",
+        "localdomain6",
+        "ip6-localhost",
+        "ip6-loopback",
+        "local",  # RFC 6762 §3
+        "internal",  # reserved by ICANN in 2024; Google's and AWS' metadata, Docker's host
+        "metadata",  # Google
+        "metadata.goog",
+        "instance-data",  # AWS
+        "metadata.platformequinix.com",
+        "metadata.tencentyun.com",
+        "kubernetes",  # the API, as pods see it
+        "kubernetes.default",
+        "svc",
+    }
+)
+
+
+def is_private_name(host: str) -> bool:
+    """Whether a name, in canonical form, is one of those or lies under one."""
+    labels = host.split(".")
+    return any(".".join(labels[start:]) in PRIVATE_NAMES for start in range(len(labels)))
+
+
 _ISATAP_MARKS = (0x00005EFE, 0x02005EFE)
 
 

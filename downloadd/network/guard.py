@@ -12,12 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, urlsplit
 
 from yarl import URL
 
 from downloadd.errors import AddressBlocked, ConfigError
-from downloadd.network.addresses import METADATA, Address, embedded_ipv4, special_use
+from downloadd.network.addresses import (
+    METADATA,
+    Address,
+    embedded_ipv4,
+    is_private_name,
+    special_use,
+)
 
 #: Ports that may be dialled where the configuration names none.
 DEFAULT_PORTS: tuple[str, ...] = ("80", "443", "8000-8999")
@@ -30,6 +36,8 @@ _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(.*))?\Z")
+# An authority whose last part, behind userinfo and brackets, has a port of digits or none.
+_NUMBERED = re.compile(r"(?:\A|[@\]])[^@\]:]*(?::[0-9]*)?\Z")
 # What inet_aton() takes for a number, in any base (WHATWG "ends in a number").
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
 
@@ -115,10 +123,14 @@ class AddressGuard:
     def _check_name(self, host: str, port: int) -> None:
         if _any_covers(self._deny, host, None, port):
             raise AddressBlocked(_MESSAGE, reason=f"{host} is denied")
-        if self._port_open(port) or _any_covers(self._allow, host, None, port):
+        if _any_covers(self._allow, host, None, port):
             return
-        # An allowed network may open the port; that is seen when the name is resolved.
-        if not self._networks_allowed:
+        # An allowed network may open name and port; that is seen when the name is resolved.
+        if self._networks_allowed:
+            return
+        if is_private_name(host):
+            raise AddressBlocked(_MESSAGE, reason=f"{host} is a private name")
+        if not self._port_open(port):
             raise AddressBlocked(_MESSAGE, reason=f"port {port} of {host} is closed")
 
     def check_address(self, address: str | Address, host: str, port: int) -> None:
@@ -207,6 +219,9 @@ def _parse_url(url: str, max_length: int) -> URL:
     if not parsed.raw_host:
         raise _Improper("it names no host")
     host = canonical_host(parsed.raw_host)
+    if not _NUMBERED.search(urlsplit(url).netloc):
+        # yarl takes for a number what int() does: "+80", "8_0", digits of other scripts.
+        raise _Improper("the port is not a number")
     if "[" in parsed.raw_authority and ":" not in host:
         raise _Improper("the brackets hold no IPv6 address")
     if host == parsed.raw_host and "#" not in url and url.isascii():
