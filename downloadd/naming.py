@@ -27,6 +27,11 @@ _EXTENSION = re.compile(r"(?:\.tar)?\.\w{1,16}\Z", re.IGNORECASE)
 #: Control and format characters (bidi, zero-width), surrogates, line and
 #: paragraph separators: invisible, or able to make a name look like another.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+#: Letters and marks that are nothing to be seen either (Default_Ignorable_Code_Point
+#: of UAX #44): fillers of Hangul and Khmer, and the grapheme joiner.
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+#: They say how a character is drawn, and may be left out: of Mongolian, of emoji, of others.
+_VARIATIONS = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 #: Combining marks in a row, as in the Stream-Safe Text Format (UAX #15).
 _MAX_MARKS = 30
 _SPACES = "".join(char for char in map(chr, range(0x10000)) if unicodedata.category(char) == "Zs")
@@ -66,8 +71,8 @@ class Names:
     ones are numbered the same way however the fetching goes. A name that the
     source sends is fitted in between when its file is finished.
 
-    Two names are the same when they differ in nothing but case or Unicode
-    form; and no file has the name of another's folder.
+    Two names are the same when they differ in nothing but case, Unicode form
+    or variation selectors; and no file has the name of another's folder.
     """
 
     def __init__(self, sources: Sequence[Source], reserved: Sequence[str] = ()) -> None:
@@ -158,7 +163,7 @@ def _visible(raw: str) -> Iterator[str]:
     """
     run = 0
     for char in raw:
-        if unicodedata.category(char) not in _INVISIBLE:
+        if unicodedata.category(char) not in _INVISIBLE and char not in _BLANK:
             run = run + 1 if unicodedata.combining(char) else 0
             if run <= _MAX_MARKS:
                 yield char
@@ -257,5 +262,5 @@ def _key(name: str) -> str:
     """What is the same for names that some file system takes for one (Unicode D145)."""
     if name.isascii():
         return name.lower()
-    folded = unicodedata.normalize("NFD", name).casefold()
+    folded = unicodedata.normalize("NFD", _VARIATIONS.sub("", name)).casefold()
     return unicodedata.normalize("NFC", folded)
