@@ -15,10 +15,14 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
+from http import HTTPStatus
 
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import AddrInfoType, Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
 
 from downloadd.errors import AddressBlocked
@@ -28,6 +32,9 @@ from downloadd.network.guard import AddressGuard, canonical_host
 _RESOLVER_THREADS = 16
 #: Seconds for which an idle connection is kept.
 KEEPALIVE = 15.0
+
+#: Interim answers (RFC 9110 §15.2) before a final one, as in Go's net/http.
+MAX_INTERIM = 5
 
 #: The host that the current task is connecting to. Tasks that aiohappyeyeballs
 #: starts for one connection inherit it.
@@ -102,6 +109,28 @@ class GuardedResolver(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class _Answers(ResponseHandler):
+    """The answers on one connection, with few interim ones before each.
+
+    aiohttp reads them for as long as they come, and a source may send them
+    for ever; each costs some KiB until the garbage is collected.
+    """
+
+    _interim = 0
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        if self.exception() is not None:
+            return
+        code = data[0].code
+        final = code >= HTTPStatus.OK or code == HTTPStatus.SWITCHING_PROTOCOLS
+        self._interim = 0 if final else self._interim + 1
+        if self._interim <= MAX_INTERIM:
+            super().feed_data(data, size)
+        else:
+            self.close()
+            self.set_exception(HttpProcessingError(message="too many interim answers"))
+
+
 class GuardedConnector(TCPConnector):
     """A connection pool whose every connection has passed the guard.
 
@@ -121,6 +150,8 @@ class GuardedConnector(TCPConnector):
             keepalive_timeout=KEEPALIVE if reuse else None,
         )
         self._guard = guard
+        make: type[ResponseHandler] = _Answers
+        self._factory = partial(make, loop=self._loop)
 
     async def connect(
         self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout
