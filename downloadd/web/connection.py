@@ -15,10 +15,10 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpProcessingError, HttpVersion11, RawRequestMessage
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import ERROR
+from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from downloadd.web.errors import http_answer, internal_answer
 from downloadd.web.middleware.caching import NO_STORE
@@ -172,6 +172,8 @@ class _Connection(web.RequestHandler):
             self._forget_head()
         elif data:
             self._await_head()
+        if self._messages and _is_outdated(self._messages[-1][0]):
+            self._messages[-1] = (_OUTDATED, EMPTY_PAYLOAD)
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         # What came is no HTTP; where it was to be the rest of a body, aiohttp
@@ -203,6 +205,14 @@ class _Connection(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log aiohttp's own complaints; the exception says what the arguments do."""
         _tell(kw.get("exc_info"))
+
+
+def _is_outdated(message: object) -> bool:
+    """Whether a request is of a version that has no headers, and no statuses either."""
+    return isinstance(message, RawRequestMessage) and message.version < HttpVersion10
+
+
+_OUTDATED = _ErrInfo(status=400, exc=BadHttpMessage(_NOT_HTTP), message=_NOT_HTTP)
 
 
 def _tell(exc: BaseException | None, **context: object) -> None:
