@@ -74,7 +74,7 @@ $(VENV)/.made:
 
 tools:
 	@missing=; \
-	for pair in nginx:nginx 7z:p7zip-full bsdtar:libarchive-tools zip:zip unzip:unzip curl:curl \
+	for pair in nginx:nginx 7z:p7zip-full bsdtar:libarchive-tools zip:zip unzip:unzip curl:curl ip:iproute2 \
 		chromium:chromium esbuild:esbuild; do \
 		command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; \
 	done; \

@@ -8,15 +8,15 @@ those in redirects included (``TCPConnector._resolve_host``).
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
 
+from aiodns import DNSResolver
+from aiodns.error import DNSError
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
@@ -28,8 +28,9 @@ from aiohttp.tracing import Trace
 from downloadd.errors import AddressBlocked
 from downloadd.network.guard import AddressGuard, canonical_host
 
-#: Names that are looked up at once.
-_RESOLVER_THREADS = 16
+#: For one question to one name server, and how often each is asked; the time
+#: for connecting ends it all the same.
+_QUERY_SECONDS, _QUERIES = 3.0, 3
 #: Seconds for which an idle connection is kept.
 KEEPALIVE = 15.0
 
@@ -53,16 +54,16 @@ class DialRefused(PermissionError):
 
 
 class GuardedResolver(AbstractResolver):
-    """The system's resolver; one bad answer among several refuses the name.
+    """c-ares, as ``/etc/resolv.conf`` and ``/etc/hosts`` say; one bad answer refuses the name.
 
-    It has threads of its own: the system's resolver cannot be interrupted,
-    and names whose servers do not answer must not hold up anything but names.
-    Raises ``AddressBlocked``, ``OSError``.
+    Not the system's own resolver: that holds a thread for each name, for as
+    long as a server does not answer, and somebody's silent name servers must
+    not hold up the names of others. Raises ``AddressBlocked``, ``OSError``.
     """
 
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
-        self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolver")
+        self._names = DNSResolver(timeout=_QUERY_SECONDS, tries=_QUERIES)
 
     async def resolve(
         self,
@@ -75,6 +76,8 @@ class GuardedResolver(AbstractResolver):
             answers = await self._look_up(name, port, family)
         except ValueError as exc:
             raise socket.gaierror(socket.EAI_NONAME, "not a host name") from exc
+        except DNSError as exc:
+            raise socket.gaierror(socket.EAI_NONAME, "the name has no address") from exc
         if not answers:
             raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         for answer in answers:
@@ -84,29 +87,23 @@ class GuardedResolver(AbstractResolver):
     async def _look_up(
         self, name: str, port: int, family: socket.AddressFamily
     ) -> list[ResolveResult]:
-        call = partial(
-            socket.getaddrinfo,
-            name,
-            port,
-            family=family,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_ADDRCONFIG,
+        found = await self._names.getaddrinfo(
+            name, port=port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
         )
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, call)
         return [
             ResolveResult(
                 hostname=name,
-                host=str(address[0]),
-                port=int(address[1]),
-                family=kind,
-                proto=protocol,
+                host=node.addr[0].decode(),
+                port=port,
+                family=node.family,
+                proto=node.protocol,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for kind, _, protocol, _, address in found
+            for node in found.nodes
         ]
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._names.close()
 
 
 class _Answers(ResponseHandler):

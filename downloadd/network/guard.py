@@ -14,6 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import quote_from_bytes, urlsplit
 
+import structlog
 from yarl import URL
 
 from downloadd.errors import AddressBlocked, ConfigError
@@ -31,6 +32,8 @@ DEFAULT_PORTS: tuple[str, ...] = ("80", "443", "8000-8999")
 #: Longest URL that callers may give, characters.
 MAX_URL_LENGTH = 2048
 
+_log = structlog.get_logger(__name__)
+
 _MESSAGE = "This address may not be fetched."
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
@@ -40,6 +43,12 @@ _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(.*))?\Z")
 _NUMBERED = re.compile(r"(?:\A|[@\]])[^@\]:]*(?::[0-9]*)?\Z")
 # What inet_aton() takes for a number, in any base (WHATWG "ends in a number").
 _NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
+
+
+def _blocked(reason: str) -> AddressBlocked:
+    """A refusal, which tells nobody why; the log has it, with the job or request that it is of."""
+    _log.info("address.blocked", reason=reason)
+    return AddressBlocked(_MESSAGE, reason=reason)
 
 
 class _Improper(ValueError):
@@ -104,15 +113,15 @@ class AddressGuard:
         try:
             parsed = _parse_url(url, max_length)
         except _Improper as exc:
-            raise AddressBlocked(_MESSAGE, reason=f"not a proper URL: {exc}") from exc
+            raise _blocked(f"not a proper URL: {exc}") from exc
         except (ValueError, LookupError):
             # What others say of it may quote the URL's password. yarl looks
             # for brackets behind an "@" where there may be nothing.
-            raise AddressBlocked(_MESSAGE, reason="not a proper URL") from None
+            raise _blocked("not a proper URL") from None
         # Not ``host``: that one is decoded from IDNA for people to read.
         host, port = parsed.raw_host, parsed.port
         if host is None or port is None:
-            raise AddressBlocked(_MESSAGE, reason="the URL names no host")
+            raise _blocked("the URL names no host")
         address = _literal(host)
         if address is not None:
             self.check_address(address, host, port)
@@ -122,16 +131,16 @@ class AddressGuard:
 
     def _check_name(self, host: str, port: int) -> None:
         if _any_covers(self._deny, host, None, port):
-            raise AddressBlocked(_MESSAGE, reason=f"{host} is denied")
+            raise _blocked(f"{host} is denied")
         if _any_covers(self._allow, host, None, port):
             return
         # An allowed network may open name and port; that is seen when the name is resolved.
         if self._networks_allowed:
             return
         if is_private_name(host):
-            raise AddressBlocked(_MESSAGE, reason=f"{host} is a private name")
+            raise _blocked(f"{host} is a private name")
         if not self._port_open(port):
-            raise AddressBlocked(_MESSAGE, reason=f"port {port} of {host} is closed")
+            raise _blocked(f"port {port} of {host} is closed")
 
     def check_address(self, address: str | Address, host: str, port: int) -> None:
         """Raise ``AddressBlocked`` unless ``address``, found for ``host``, may be dialled."""
@@ -139,10 +148,10 @@ class AddressGuard:
             try:
                 address = ip_address(address)
             except ValueError as exc:
-                raise AddressBlocked(_MESSAGE, reason=f"{host}: {exc}") from exc
+                raise _blocked(f"{host}: {exc}") from exc
         objection = self._objection(address, host, port)
         if objection is not None:
-            raise AddressBlocked(_MESSAGE, reason=f"{host} is {address} port {port}: {objection}")
+            raise _blocked(f"{host} is {address} port {port}: {objection}")
 
     def _objection(self, address: Address, host: str, port: int) -> str | None:
         if _any_covers(self._deny, host, address, port):

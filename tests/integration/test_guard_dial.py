@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
+from aiodns import DNSResolver
 from aiohttp.resolver import ThreadedResolver
 
 from downloadd.errors import AddressBlocked, SourceUnreachable
@@ -27,13 +30,13 @@ async def origin() -> AsyncIterator[Origin]:
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Answers:
-    """Have the system's resolver answer with these addresses; return the names it was asked."""
+    """Have names resolve to these addresses; return the names that were asked for."""
     real = socket.getaddrinfo
 
     def install(*addresses: str) -> list[str]:
         asked: list[str] = []
 
-        def getaddrinfo(host: str, *args: object, **options: object) -> list[object]:
+        def getaddrinfo(host: str, *args: object, **options: object) -> list[Any]:
             asked.append(host)
             port = args[0] if args else options.get("port", 0)
             return [
@@ -42,6 +45,15 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Answers:
                 for entry in real(address, port, type=socket.SOCK_STREAM)  # type: ignore[arg-type]
             ]
 
+        async def ares(_: DNSResolver, host: str, *, port: int, **options: object) -> object:
+            nodes = [
+                SimpleNamespace(family=kind, protocol=number, addr=(at[0].encode(), at[1]))
+                for kind, _, number, _, at in getaddrinfo(host, port)
+            ]
+            return SimpleNamespace(nodes=nodes)
+
+        monkeypatch.setattr(DNSResolver, "getaddrinfo", ares)
+        # What aiohttp's own resolver asks.
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         return asked
 
@@ -186,7 +198,7 @@ async def test_a_name_without_addresses(resolve: Answers) -> None:
 
 
 async def test_closing_ends_the_resolver() -> None:
-    """The threads that look names up go with the connections."""
+    """What looks names up goes with the connections."""
     connector = GuardedConnector(AddressGuard())
     await connector.close()
     with pytest.raises(RuntimeError):

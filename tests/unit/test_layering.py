@@ -57,6 +57,7 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "botocore": frozenset({"objects"}),
     "aiohttp": frozenset({"network", "objects", "web", "app", "cli"}),
     "aiohttp_sse": frozenset({"web"}),
+    "aiodns": frozenset({"network"}),
     "standardwebhooks": frozenset({"network"}),
     "apispec": frozenset({"web"}),
     "marshmallow": frozenset({"config", "web"}),
