@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from downloadd.access import api_keys
 from tests.dropping_proxy import DroppingProxy
 from tests.e2e.test_serve import serve, valkeys
 from tests.origin import Origin, content
@@ -263,6 +264,9 @@ async def test_an_interrupted_get_leaves_nothing(
         (("-o", "missing/a.zip"), "There is no folder missing"),
         (("-o", "."), "name a file"),
         (("--server", "http://127.0.0.1:1", "--allow", "x"), "not allowed with"),
+        (("--token-file", "x"), "goes with --server"),
+        (("--server", "http://127.0.0.1:1", "--token-file", "missing"), "cannot be read"),
+        (("--server", "http://127.0.0.1:1", "--token-file", "/dev/null"), "holds no API key"),
     ],
 )
 async def test_wrong_use(get: Get, arguments: tuple[str, ...], message: str) -> None:
@@ -287,6 +291,27 @@ async def test_a_server_does_the_work(get: Get, origin: Origin, tmp_path: Path) 
         assert {entry.compress_type for entry in archive.infolist()[:2]} == {zipfile.ZIP_STORED}
         assert archive.namelist()[-1] == "manifest.json"
         assert archive.read(archive.namelist()[1]) == content(2, 200_000, "text")
+    assert get.names() == ["a.zip"]
+
+
+async def test_a_server_that_asks_who_calls(get: Get, origin: Origin, tmp_path: Path) -> None:
+    """The key is read from a file; without one the server's own sentence says what is missing."""
+    path = tmp_path / "keys.json"
+    (tmp_path / "key").write_text(api_keys.add(path, user="ann", role="user", now=0) + "\n")
+    with serve(
+        tmp_path / "data",
+        DOWNLOADD_NETWORK_ALLOW="127.0.0.1",
+        DOWNLOADD_AUTH_MODE="api-keys",
+        DOWNLOADD_AUTH_API_KEYS_FILE=str(path),
+    ) as (_, url):
+        refused = await get(origin.url(1, 1000), "--server", url)
+        ended = await get(
+            *(origin.url(1, 1000), "--server", url, "-o", "a.zip"),
+            *("--token-file", str(tmp_path / "key")),
+        )
+    assert refused.status == 1
+    assert "Say who you are" in refused.err
+    assert ended.status == 0, ended.err
     assert get.names() == ["a.zip"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import re
 import tomllib
 from collections.abc import Mapping
@@ -568,6 +569,61 @@ class TestAnonymous:
     def test_this_machine_may(self, host: str) -> None:
         """Loopback addresses need no leave."""
         assert load(environ={"DOWNLOADD_SERVER_HOST": host}).server.host == host
+
+
+class TestAuth:
+    KEY = base64.b64encode(bytes(32)).decode()
+
+    def test_with_it_everybody_may_reach_the_server(self) -> None:
+        """Who has to say who he is need not be kept away."""
+        settings = load(
+            environ={"DOWNLOADD_AUTH_MODE": "api-keys", "DOWNLOADD_SERVER_HOST": "0.0.0.0"}
+        )
+        assert (settings.server.host, settings.auth.mode) == ("0.0.0.0", "api-keys")
+
+    @pytest.mark.parametrize("environ", [{}, {"KEY": "x" * 32, "JWKS_FILE": "/keys.json"}])
+    def test_tokens_need_one_key(self, environ: dict[str, str]) -> None:
+        """A secret, a public key or a file of keys; not none, and not two."""
+        given = {f"DOWNLOADD_AUTH_JWT_{name}": value for name, value in environ.items()}
+        message = refused(environ={"DOWNLOADD_AUTH_MODE": "jwt", **given})
+        assert "auth.jwt_key or auth.jwt_jwks_file" in message
+
+    def test_a_shared_redis_needs_a_shared_key(self) -> None:
+        """All servers have to know each other's event tokens."""
+        environ = {"DOWNLOADD_AUTH_MODE": "api-keys", "REDIS_URL": "redis://h:6379"}
+        assert "state.secret_key must be set" in refused(environ=environ)
+        settings = load(environ={**environ, "DOWNLOADD_STATE_SECRET_KEY": self.KEY})
+        assert settings.state.secret_key == self.KEY
+        assert self.KEY not in repr(settings)
+
+    @pytest.mark.parametrize("key", ["x", "A" * 40, base64.b64encode(bytes(31)).decode(), "é" * 44])
+    def test_a_key_is_256_bits(self, key: str) -> None:
+        """What was thought up, or is too short, is refused; it is not repeated."""
+        message = refused(environ={"DOWNLOADD_STATE_SECRET_KEY": key})
+        assert "openssl rand -base64 32" in message
+        assert key not in message or key == "x"
+
+    def test_a_pem_of_several_lines(self) -> None:
+        """Keys have line ends, in the file and in the environment."""
+        pem = "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
+        environ = {"DOWNLOADD_AUTH_MODE": "jwt", "DOWNLOADD_AUTH_JWT_KEY": pem}
+        assert load(environ=environ).auth.jwt_key == pem
+
+    @pytest.mark.parametrize("table", ["quotas", "priorities"])
+    def test_limits_are_of_roles_that_there_are(self, table: str, tmp_path: Path) -> None:
+        """A limit of a role that nobody has would protect from nobody."""
+        value = '"low"' if table == "priorities" else "{ jobs_per_day = 1 }"
+        message = refused(f"[limits.{table}]\nusr = {value}", folder=tmp_path)
+        assert message == f'limits.{table} has "usr": the roles are admin, anonymous, user'
+        assert load(f"[limits.{table}]\nanonymous = {value}", folder=tmp_path)
+
+    def test_quotas_have_what_is_given(self, tmp_path: Path) -> None:
+        """Each number may be left out; nothing at all is a mistake."""
+        text = '[limits.quotas]\nuser = { jobs_per_day = 5, bytes_per_day = "1 GiB" }'
+        quota = load(text, folder=tmp_path).limits.quotas["user"]
+        assert quota == config.Quota(jobs_per_day=5, bytes_per_day=GIB)
+        for wrong in ("{}", "{ jobs_a_day = 5 }", "5"):
+            assert "limits.quotas" in refused(f"[limits.quotas]\nuser = {wrong}", folder=tmp_path)
 
 
 class TestNotBuilt:
