@@ -23,7 +23,6 @@ from downloadd.telemetry.metrics import Metrics
 from downloadd.web import keys
 from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.openapi.contract import Contract
-from downloadd.web.requests import EVENT_TOKENS
 from downloadd.web.routes import make_application
 from downloadd.web.schemas import InitiateReader
 from downloadd.web.slots import StreamSlots
@@ -38,6 +37,7 @@ _SAMPLE_ID = 10_000
 RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     foundations.redis,
     foundations.spool,
+    foundations.secret,
     foundations.state,
     foundations.limits,
     foundations.objects,
@@ -80,7 +80,6 @@ def create_app(
         settings=settings,
         host=settings.server.host if host is None else host,
         port=settings.server.port if port is None else port,
-        secret=access.secret_key(settings),
     )
     app[SITE] = site
     app[CLOCK] = SystemClock()
@@ -100,10 +99,8 @@ def create_app(
         check_url=app[GUARD].check_url,
         locate=_locator(settings, app[GUARD]),
         callbacks=webhooks.can_sign(settings),
-        headers=site.secret is not None,
+        headers=access.has_secret(settings),
     )
-    if settings.auth.mode != "none" and site.secret is not None:
-        app[EVENT_TOKENS] = access.event_tokens(settings, site.secret)
     app[keys.CONTRACT] = Contract(app[keys.INITIATE].schema, local_files=local_files)
     app.cleanup_ctx.extend(RESOURCES)
     app.on_shutdown.append(_end_streams)

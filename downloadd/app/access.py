@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import base64
 import math
-import secrets
 
-import structlog
-
+from downloadd.access.api_keys import ApiKeys
 from downloadd.access.caller import Authenticator
 from downloadd.access.event_tokens import EventTokens
 from downloadd.config import Settings
 from downloadd.config.sections import Auth, Limits
-from downloadd.errors import ConfigError
 from downloadd.jobs.quotas import Quota, Quotas
-from downloadd.objects.links import kept_secret
+from downloadd.objects.links import load_secret
 from downloadd.ports import Limiter
-from downloadd.sealing import KEY_BYTES, derived
+from downloadd.sealing import derived
 from downloadd.web.middleware.admission import Rate
-
-log = structlog.get_logger(__name__)
 
 
 def authenticator(settings: Settings) -> Authenticator | None:
     """Who knows callers by their credentials; None: everybody is anonymous. ``ConfigError``."""
     auth = settings.auth
     if auth.mode == "api-keys":
-        from downloadd.access.api_keys import ApiKeys
-
         return ApiKeys(settings.api_keys_file, auth.roles)
     return _tokens(auth) if auth.mode == "jwt" else None
 
@@ -75,21 +68,20 @@ def event_tokens(settings: Settings, secret: bytes) -> EventTokens:
     return EventTokens(derived(secret, "events"), ttl=settings.auth.event_token_ttl)
 
 
+def has_secret(settings: Settings) -> bool:
+    """Whether there is a secret key that all who share the Redis have."""
+    return bool(settings.state.secret_key) or not settings.state.redis_url
+
+
 def secret_key(settings: Settings) -> bytes | None:
-    """The key that is set, or else the one kept on this machine; None: several may share one.
+    """The key that is set, or else the one kept on this machine; None where there is none.
 
     ``ConfigError`` where it cannot be kept.
     """
     state = settings.state
     if state.secret_key:
         return base64.b64decode(state.secret_key)
-    if state.redis_url:
+    if not has_secret(settings):
         return None
-    path = state.secret_key_path
-    key = kept_secret(path, "secret key", lambda: secrets.token_bytes(KEY_BYTES))
-    if len(key) != KEY_BYTES:
-        raise ConfigError(
-            f"The secret key {path} does not have {KEY_BYTES} bytes. Remove it to get a new one; "
-            "the headers of jobs that are not done yet are lost with it."
-        )
-    return key
+    loss = "event tokens, and jobs under way whose sources have headers,"
+    return load_secret(state.secret_key_path, "secret key", loss)

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
-from downloadd.app.access import quotas
+from downloadd.app import access
 from downloadd.app.site import (
     CLOCK,
     DEAD_OWNERS,
     GUARD,
     OBJECTS,
     REDIS_URL,
+    SECRET,
     SITE,
     SOURCE,
     SPOOL,
@@ -29,6 +30,7 @@ from downloadd.state.embedded import embedded_valkey
 from downloadd.state.limits import open_limits
 from downloadd.state.setup import open_state
 from downloadd.web import keys
+from downloadd.web.requests import EVENT_TOKENS
 
 #: Bytes of small files that all jobs together may keep in memory.
 SPOOL_MEMORY = 64 * 1024 * 1024
@@ -66,6 +68,14 @@ async def spool(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def secret(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    app[SECRET] = key = access.secret_key(settings)
+    if key is not None and settings.auth.mode != "none":
+        app[EVENT_TOKENS] = access.event_tokens(settings, key)
+    yield
+
+
 async def state(app: web.Application) -> AsyncIterator[None]:
     settings = app[SITE].settings
     async with open_state(
@@ -79,7 +89,7 @@ async def state(app: web.Application) -> AsyncIterator[None]:
         archive_ttl=settings.storage.archive_ttl,
         wait_for_fsync=settings.state.wait_for_fsync,
         clock=app[CLOCK],
-        secret=app[SITE].secret,
+        secret=app[SECRET],
     ) as state:
         app[STATE] = state
         app[keys.QUEUE_DEPTH] = state.jobs.queue_depth
@@ -89,7 +99,7 @@ async def state(app: web.Application) -> AsyncIterator[None]:
 async def limits(app: web.Application) -> AsyncIterator[None]:
     async with open_limits(app[REDIS_URL], app[STATE].keys) as limits:
         app[keys.LIMITER] = limits
-        app[keys.QUOTAS] = quotas(app[SITE].settings.limits, limits)
+        app[keys.QUOTAS] = access.quotas(app[SITE].settings.limits, limits)
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -29,9 +29,6 @@ class Site:
     #: Where the server listens.
     host: str
     port: int
-    #: Seals headers and signs event tokens; None: there is nothing that all who
-    #: share the Redis have.
-    secret: bytes | None = field(repr=False)
 
     @property
     def base_url(self) -> str:
@@ -50,6 +47,8 @@ SPOOL_FOLDER: web.AppKey[SpoolFolder] = web.AppKey("spool_folder", SpoolFolder)
 #: Processes that were found dead at the start.
 DEAD_OWNERS: web.AppKey[Sequence[str]] = web.AppKey("dead_owners")
 STORAGE_PROBE: web.AppKey[Probe] = web.AppKey("storage_probe", Probe)
+#: Seals headers and signs event tokens; None: those who share the Redis have none.
+SECRET: web.AppKey[bytes | None] = web.AppKey("secret")
 SPOOL: web.AppKey[Spool] = web.AppKey("spool", Spool)
 PACE: web.AppKey[PaceBook] = web.AppKey("pace", PaceBook)
 POOL: web.AppKey[Pool] = web.AppKey("pool", Pool)

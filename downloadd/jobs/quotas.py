@@ -66,6 +66,19 @@ class Quotas:
         if admission.replayed:
             await self._give_back(taken, who)
 
+    async def look(self, caller: Caller, who: str) -> None:
+        """Count a look at a list of files, which asks as many sources as a job does.
+
+        There may be as many as new jobs. Raises ``TooManyRequests``.
+        """
+        limit = self._roles.get(caller.role, self._usual).jobs_per_minute
+        left = await self._limiter.spend("looks", who, 1, limit=limit, seconds=MINUTE)
+        if not left.granted:
+            raise TooManyRequests(
+                f"More than {limit:,} checks of a list in a minute. Wait, then try again.",
+                retry_after=left.reset,
+            )
+
     async def _give_back(self, taken: Sequence[_Limit], who: str) -> None:
         for name, limit, seconds in taken:
             await self._limiter.spend(name, who, -1, limit=limit, seconds=seconds)

@@ -52,16 +52,17 @@ class LinkSigner:
             raise LinkInvalid("The link has expired. Ask for a new one.")
 
 
-def load_secret(path: Path) -> bytes:
+def load_secret(path: Path, what: str = "link secret", loss: str = "links given before") -> bytes:
     """Return the secret in ``path``, made now, for its owner alone, if there is none.
 
-    ``ConfigError`` where the file cannot be read, made, or is not a secret.
+    ``what`` it is, and the ``loss`` of it, are said in the ``ConfigError`` where
+    the file cannot be read, made, or is not a secret.
     """
-    secret = kept_secret(path, "link secret", lambda: secrets.token_bytes(_SECRET_BYTES))
+    secret = kept_secret(path, what, lambda: secrets.token_bytes(_SECRET_BYTES))
     if len(secret) != _SECRET_BYTES:
         raise ConfigError(
-            f"The link secret {path} does not have {_SECRET_BYTES} bytes. "
-            "Remove it to get a new one; links given before end with it."
+            f"The {what} {path} does not have {_SECRET_BYTES} bytes. "
+            f"Remove it to get a new one; {loss} end with it."
         )
     return secret
 

@@ -271,8 +271,9 @@ class Service:
         )
 
     def keys(self) -> set[str]:
+        """All of them, but those that count requests."""
         with self.valkey() as valkey:
-            return set(valkey.keys("*"))
+            return {key for key in valkey.keys("*") if ":limits:" not in key}
 
     def event_ids(self, job_id: str) -> list[str]:
         """The ids of all events of a job, as Valkey has them."""

@@ -201,11 +201,11 @@ async def test_a_private_address_needs_leave(get: Get, origin: Origin) -> None:
 
 
 async def test_a_name_of_a_private_address_needs_leave(get: Get, origin: Origin) -> None:
-    """A name that turns out to be private fails the job; the message says how to open it."""
+    """So is a name that can only be private."""
     url = origin.url(1, 1000, host="localhost")
     url = url.replace(f":{origin.port}", ":8000")
     ended = await get(url, "-o", "a.zip")
-    assert ended.status == 1
+    assert ended.status == 2
     assert "--allow localhost:8000" in ended.err
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from downloadd.access import api_keys
 from downloadd.access.event_tokens import EventTokens
-from downloadd.app import SITE
+from downloadd.app.site import SECRET
 from downloadd.sealing import derived
 from downloadd.web.routes import LOCAL_ROUTES, ROUTES
 from tests.integration.web.conftest import Server, Start
@@ -278,7 +278,7 @@ async def test_event_tokens_expire(house: House, origin: Origin) -> None:
     path, _, token = job["subscribeUrl"].partition("?token=")
     expiry = int(token.partition(".")[0])
     assert 3600 <= expiry - time.time() <= 3600 + 300
-    secret = house.server.app[SITE].secret
+    secret = house.server.app[SECRET]
     assert secret is not None
     early = EventTokens(derived(secret, "events"), ttl=3600, now=lambda: time.time() - 4000)
     old = early.make(job["jobId"])

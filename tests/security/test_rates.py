@@ -219,6 +219,20 @@ async def test_a_job_that_is_not_made_is_given_back(start: Start, origin: Origin
             assert conflict.status == 422
 
 
+async def test_checks_of_a_list(start: Start, origin: Origin) -> None:
+    """They ask as many sources as jobs do, so there are as few; a look at one id is no such."""
+    async with start(limits__jobs_per_minute=2) as server:
+
+        async def check(body: dict[str, Any]) -> int:
+            async with server.client.post("/v1/download/check", json=body) as response:
+                return response.status
+
+        body = {"source_urls": [origin.url(size=1)]}
+        assert [await check(body) for _ in range(3)] == [200, 200, 429]
+        assert [await check({"file_id": 70000}) for _ in range(3)] == [200, 200, 200]
+        assert (await make(server, origin.url(size=1))).status == 200
+
+
 async def test_many_at_once(start: Start, origin: Origin) -> None:
     """Requests that come together are counted one by one."""
     async with start(limits__jobs_per_minute=5) as server:

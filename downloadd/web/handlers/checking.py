@@ -8,7 +8,7 @@ from downloadd.web import keys
 from downloadd.web.answers import json_answer
 from downloadd.web.body import json_object
 from downloadd.web.middleware.timeout import time_left
-from downloadd.web.requests import trace_of
+from downloadd.web.requests import caller_name, caller_of, trace_of
 from downloadd.web.views import availability_view, preflight_view
 
 #: How much of a request's time is kept for the answer.
@@ -24,4 +24,5 @@ async def check(request: web.Request) -> web.Response:
     trace = trace_of(request)
     if body.keys() == {"file_id"}:
         return json_answer(availability_view(await preflight.look_at(sources[0], seconds), trace))
+    await request.app[keys.QUOTAS].look(caller_of(request), caller_name(request))
     return json_answer(preflight_view(await preflight.look(sources, seconds), trace))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
+from aiodns import DNSResolver
 
 from downloadd.app import STATE
 from downloadd.web import keys
@@ -215,7 +215,10 @@ async def test_slow_receivers_hold_up_themselves_alone(
     start: Start, origin: Origin, receiver: Receiver, how: str
 ) -> None:
     """Time-outs end what is slow, byte by byte too; others get theirs meanwhile."""
-    async with calling(start, webhooks__timeout=1, webhooks__schedule=[60]) as server:
+    allowed = ["127.0.0.1", "localhost"]
+    async with calling(
+        start, webhooks__timeout=1, webhooks__schedule=[60], network__allow=allowed
+    ) as server:
         slow = [await make(server, origin, receiver.url(how, f"{n}")) for n in range(12)]
         await receiver.called(4)
         for job_id in slow:
@@ -340,12 +343,12 @@ async def test_a_name_is_checked_when_it_is_dialled(
     server: Server, origin: Origin, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that turns out to be a private address is not called."""
-    real = socket.getaddrinfo
+    real = DNSResolver.getaddrinfo
 
-    def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
-        return real("127.0.0.2" if host == "app.example" else host, *args, **options)
+    def getaddrinfo(resolver: DNSResolver, host: str, **options: Any) -> Any:
+        return real(resolver, "127.0.0.2" if host == "app.example" else host, **options)
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(DNSResolver, "getaddrinfo", getaddrinfo)
     job_id = await make(server, origin, "http://app.example:8000/hook")
     delivery = await settled(server, job_id, "exhausted")
     for attempt in delivery["attempts"]:
