@@ -34,5 +34,6 @@ class Limiter(Protocol):
         """Count so many more; what is counted ends ``seconds`` after its first.
 
         A negative amount is given back; of 0 it is granted whether any is left.
+        Only of what is not granted the ``reset`` is known.
         """
         ...

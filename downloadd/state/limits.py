@@ -52,8 +52,10 @@ class Limits:
 
         async def count(storage: _Storage) -> Allowance:
             had = await (storage.incr(key, seconds, amount) if amount else storage.get(key))
-            until = await storage.get_expiry(key)
-            return _allowance(limit, had, until, granted=had <= limit if amount else had < limit)
+            granted = had <= limit if amount else had < limit
+            # Who is refused asks when there is more; nobody else does.
+            until = 0.0 if granted else await storage.get_expiry(key)
+            return _allowance(limit, had, until, granted=granted)
 
         return await self._count(count)
 
