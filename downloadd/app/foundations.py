@@ -97,7 +97,9 @@ async def state(app: web.Application) -> AsyncIterator[None]:
 
 
 async def limits(app: web.Application) -> AsyncIterator[None]:
-    async with open_limits(app[REDIS_URL], app[STATE].keys) as limits:
+    # Nobody shares the embedded one.
+    alone = not app[SITE].settings.state.redis_url
+    async with open_limits(app[REDIS_URL], app[STATE].keys, alone=alone) as limits:
         app[keys.LIMITER] = limits
         app[keys.QUOTAS] = access.quotas(app[SITE].settings.limits, limits)
         yield

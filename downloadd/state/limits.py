@@ -30,8 +30,10 @@ _Storage = RedisStorage | MemoryStorage
 class Limits:
     """See ``ports.Limiter``. Make it with ``open_limits``."""
 
-    def __init__(self, shared: RedisStorage) -> None:
+    def __init__(self, shared: RedisStorage, *, alone: bool = False) -> None:
+        """``alone``: no other process counts, so that what is over in a minute need not be kept."""
         self._shared = shared
+        self._alone = alone
         self._own = MemoryStorage()
         self._away_until = 0.0
 
@@ -43,7 +45,8 @@ class Limits:
             oldest, had = await storage.get_moving_window(key, limit, seconds)
             return _allowance(limit, had, oldest + seconds, granted=granted)
 
-        return await self._count(count)
+        # A Redis that is ours alone writes each count to the disk before it answers.
+        return await (count(self._own) if self._alone else self._count(count))
 
     async def spend(
         self, name: str, who: str, amount: int, *, limit: int, seconds: int
@@ -81,8 +84,11 @@ def _allowance(limit: int, had: int, until: float, *, granted: bool) -> Allowanc
 
 
 @asynccontextmanager
-async def open_limits(url: str, keys: Keys) -> AsyncIterator[Limits]:
-    """Count at ``url``, for the length of the context. Nothing is dialled before it is needed."""
+async def open_limits(url: str, keys: Keys, *, alone: bool = False) -> AsyncIterator[Limits]:
+    """Count at ``url``, for the length of the context; ``alone`` as in ``Limits``.
+
+    Nothing is dialled before it is needed.
+    """
     pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=PATIENCE)
     try:
         yield Limits(
@@ -91,7 +97,8 @@ async def open_limits(url: str, keys: Keys) -> AsyncIterator[Limits]:
                 implementation="redispy",
                 key_prefix=keys.limits,
                 connection_pool=pool,  # type: ignore[arg-type]
-            )
+            ),
+            alone=alone,
         )
     finally:
         await pool.disconnect()

@@ -345,6 +345,17 @@ async def test_spending(limits: Limits) -> None:
     assert big.remaining == 1 << 50
 
 
+async def test_who_is_alone_keeps_no_minutes(valkey: Valkey) -> None:
+    """Without other processes requests are counted in memory; what lasts a day is in Redis."""
+    keys = Keys(f"{{{time.time_ns()}}}:")
+    async with open_limits(valkey.url, keys, alone=True) as limits:
+        paced = [await limits.pace("r", "x", limit=2, seconds=60) for _ in range(3)]
+        assert [it.granted for it in paced] == [True, True, False]
+        await limits.spend("b", "x", 3, limit=5, seconds=60)
+    async with open_limits(valkey.url, keys, alone=True) as again:
+        assert (await again.spend("b", "x", 0, limit=5, seconds=60)).remaining == 2
+
+
 async def test_names_are_no_wildcards(limits: Limits) -> None:
     """Users may be called anything; each is counted alone."""
     for who in ("a", "a/b", "*", "a b", "{x}", "%s", "é", "a:b"):
