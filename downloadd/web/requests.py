@@ -30,7 +30,8 @@ EVENT_TOKENS: web.AppKey[EventTokens] = web.AppKey("event_tokens", EventTokens)
 TOKEN = "token"  # noqa: S105 - a name
 
 NO_CREDENTIAL = (
-    "Say who you are: send an API key as X-API-Key, or a key or token as Authorization: Bearer."
+    "Say who you are: by an API key or a token in Authorization, as Bearer, "
+    "or by an API key in X-API-Key."
 )
 
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
