@@ -74,9 +74,14 @@ def caller_name(request: web.Request) -> str:
 
 
 def with_token(request: web.Request, view: dict[str, Any]) -> dict[str, Any]:
-    """A view of a job whose ``subscribeUrl`` works where headers cannot be sent (SPEC §7)."""
-    tokens = request.app.get(EVENT_TOKENS)
-    if tokens is None or "subscribeUrl" not in view:
+    """A view of a job whose ``subscribeUrl`` works where headers cannot be sent (SPEC §7).
+
+    Not for who has come by such a token alone: it would be renewed for ever.
+    """
+    tokens, caller = request.app.get(EVENT_TOKENS), request.get(CALLER)
+    if tokens is None or caller is None or caller.job_id is not None:
+        return view
+    if "subscribeUrl" not in view:
         return view
     token = tokens.make(view["jobId"])
     return {**view, "subscribeUrl": f"{view['subscribeUrl']}?{TOKEN}={token}"}

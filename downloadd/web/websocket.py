@@ -29,6 +29,8 @@ from downloadd.web.views import Case, dumps, snake
 
 #: The largest message that a client may send.
 MAX_MESSAGE_BYTES = 4096
+#: How many are heard at once; each further one of a connection takes its time, in seconds.
+FREE_MESSAGES, MESSAGE_SECONDS = 100, 0.05
 #: Seconds that a client may take to agree to the end.
 _CLOSE_SECONDS = 2.0
 
@@ -185,7 +187,12 @@ async def _ignore(_: Socket, __: Mapping[str, Any]) -> None:
 
 async def _read(socket: Socket, response: web.WebSocketResponse, on_message: OnMessage) -> None:
     """Hear the client until it is gone; aiohttp answers its pings, and misses its pongs."""
+    heard = 0
     async for message in response:
+        heard += 1
+        if heard > FREE_MESSAGES:
+            # What is not read fills the client's own buffers.
+            await asyncio.sleep(MESSAGE_SECONDS)
         if message.type is not WSMsgType.TEXT:
             await socket.close(WSCloseCode.UNSUPPORTED_DATA, b"Send JSON as text.")
             return

@@ -303,13 +303,20 @@ async def test_every_form_of_a_job_carries_its_token(house: House, origin: Origi
         snake["subscribe_url"],
         page["jobs"][0]["subscribeUrl"],
     ]
-    async with house.server.client.get(job["subscribeUrl"]) as response:
-        assert await response.content.readuntil(b"\r\n\r\n") == b"retry: 3000\r\n\r\n"
-        first = (await response.content.readuntil(b"\r\n\r\n")).decode()
-    assert f'"subscribeUrl":"{job["subscribeUrl"]}"' in first
+    bare = f"/v1/download/subscribe/{job['jobId']}"
+    assert f'"subscribeUrl":"{job["subscribeUrl"]}"' in await first_event(house, "owner", bare)
+    # A token is not renewed by itself.
+    told = await first_event(house, "anonymous", job["subscribeUrl"])
+    assert f'"subscribeUrl":"{bare}"' in told
     for url in (*urls, export["subscribeUrl"]):
         async with house.server.client.get(url) as response:
             assert response.status == 200
+
+
+async def first_event(house: House, who: str, path: str) -> str:
+    async with house.server.client.get(path, headers=house.headers[who]) as response:
+        assert await response.content.readuntil(b"\r\n\r\n") == b"retry: 3000\r\n\r\n"
+        return (await response.content.readuntil(b"\r\n\r\n")).decode()
 
 
 async def test_websockets(house: House, origin: Origin) -> None:
@@ -334,7 +341,9 @@ async def test_websockets(house: House, origin: Origin) -> None:
         assert (await told())["code"] == "unauthorized"
         assert (await told(token="x"))["code"] == "unauthorized"
         assert (await told(token=7))["code"] == "unauthorized"
-        assert (await told(token=token))["status"] == "completed"
+        answer = await told(token=token)
+        assert answer["status"] == "completed"
+        assert "token" not in answer["subscribe_url"]
     for who, key in (("owner", None), ("admin", None), ("other", "job_not_found")):
         async with client.ws_connect("/ws", headers=house.headers[who]) as ws:
             await ws.send_json({"type": "subscribe", "job_id": mine})
