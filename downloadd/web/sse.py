@@ -72,7 +72,8 @@ class Streams:
         """Answer a request with events until the last one, or until something ends it early.
 
         An early end is no error: the client's next ``Last-Event-ID`` goes on
-        where this stream stopped. ``events`` is closed in any case.
+        where this stream stopped. ``events`` is closed in any case. Raises
+        ``ConnectionError`` where nothing could be begun: the client is gone.
         """
         response = EventSourceResponse(ping_interval=self._ping, send_timeout=STALL_SECONDS)
         response.headers["Cache-Control"] = "no-cache, no-transform"
@@ -85,7 +86,11 @@ class Streams:
         try:
             async with aclosing(events), self.held(request, self._limit):
                 await self._write_all(request, response, events, names, case)
-        except (ConnectionError, TimeoutError):
+        except ConnectionError:
+            # aiohttp would begin an answer that has not begun.
+            if not response.prepared:
+                raise
+        except TimeoutError:
             # The client is gone or stalled; or the limit, reached or set to now.
             pass
         except DownloaddError as exc:
@@ -103,6 +108,9 @@ class Streams:
         names: Names,
         case: Case,
     ) -> None:
+        if request.transport is None:
+            # aiohttp-sse takes it for granted that there is one.
+            raise ConnectionResetError("the client is gone")
         await response.prepare(request)
         async with response:
             await response.write(_RETRY)

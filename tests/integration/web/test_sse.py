@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import uuid
@@ -305,6 +306,35 @@ async def test_nothing_is_left_of_500_clients_that_went_away(server: Server) -> 
     await until(lambda: len(asyncio.all_tasks()) <= before + 2)
     async with server.client.get("/metrics") as response:
         assert "active_sse_connections 0.0" in await response.text()
+
+
+async def test_who_is_gone_before_the_first_event_is_no_fault(server: Server) -> None:
+    """It is neither an error in the log nor a 500 in the metrics that a client left early."""
+    job = await idle_job(server)
+    request = (
+        f"GET /v1/download/stream/{job.job_id} HTTP/1.1\r\nHost: localhost\r\n"
+        "Expect: 100-continue\r\n\r\n"
+    ).encode()
+    address = URL(server.url)
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(request)
+        # The handler has begun, and waits for Redis.
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+        writer.transport.abort()
+    counted = (
+        r'http_requests_total\{method="GET",path="/v1/download/stream/\{job_id\}",status="(\d+)"'
+    )
+    found: set[str] = set()
+
+    def some() -> bool:
+        found.update(re.findall(counted, server.app[keys.METRICS].render()[0].decode()))
+        return bool(found)
+
+    await until(some)
+    await until(lambda: len(server.app[keys.STREAMS]) == 0)
+    some()
+    assert "499" in found and "500" not in found
 
 
 async def test_a_slow_reader_holds_nobody_up(server: Server) -> None:
