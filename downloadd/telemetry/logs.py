@@ -138,6 +138,8 @@ def _route_standard_library(
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    # Its warnings repeat the protocols that clients offer, which may be tokens.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 

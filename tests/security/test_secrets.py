@@ -172,6 +172,9 @@ async def test_planted_secrets(tmp_path: Path, origin: Origin, receiver: Receive
                 papers.add("answer unauthorized", await refused.read())
         for job_id in jobs.values():
             await everything_asked(server, job_id, papers)
+        # Where browsers, which cannot send headers, like to put their tokens.
+        async with server.client.ws_connect("/ws", protocols=("bearer", HEADER)):
+            pass
         async with server.client.get("/metrics") as response:
             papers.add("metrics", await response.read())
         for call in receiver.calls():
