@@ -8,8 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from downloadd.config.sources import WELL_KNOWN
+
+# The first text of a new clone alone takes seconds: speed is for bench/ to judge.
+settings.register_profile(
+    "downloadd",
+    parent=settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("downloadd")
 
 _PREFIXES = ("DOWNLOADD_", "AWS_", "OTEL_", "XDG_")
 
