@@ -31,6 +31,10 @@ MAX_LINE_BYTES = 8190
 #: Seconds that a request's head may take, and that a connection may be idle:
 #: longer than proxies keep theirs.
 HEAD_SECONDS, KEEPALIVE_SECONDS = 15.0, 75.0
+#: Bytes that may wait for a client in this process; the kernel holds as many again, and more.
+WAITING_BYTES = 16 * 1024
+#: Seconds without reading after which a client makes room for others.
+STALLED_SECONDS = 5.0
 #: Connections open at once: streams, and some more.
 MAX_CONNECTIONS = 12_000
 
@@ -63,7 +67,8 @@ class Runner(web.AppRunner):
         """A request's head has to come within ``head_seconds`` of its first byte.
 
         Beyond ``max_connections`` the one that has waited longest for a head
-        makes room: clients that send none do not keep out those that do.
+        makes room, or else one whose client does not take its answer: clients
+        that do nothing do not keep out those that do.
         """
         super().__init__(
             app,
@@ -94,9 +99,12 @@ class _Server(web.Server):
         """Whether there is room for one more connection, made where there was none."""
         if len(self._connections) < self.max_connections:
             return True
-        waiting = [it for it in self._connections if isinstance(it, _Connection) and it.waiting]
+        ours = [it for it in self._connections if isinstance(it, _Connection)]
+        waiting = [it for it in ours if it.waiting]
         # Those first that never sent a request; the oldest stand first.
-        idle = [it for it in waiting if not it.served] or waiting
+        idle = (
+            [it for it in waiting if not it.served] or waiting or [it for it in ours if it.stalled]
+        )
         for connection in idle[: max(1, self.max_connections // 100)]:
             connection.drop()
             # Not when its task has ended, which is later than others come.
@@ -116,12 +124,13 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_head_timer", "_server")
+    __slots__ = ("_head_timer", "_paused_at", "_server")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
+        self._paused_at: float | None = None
 
     @property
     def served(self) -> bool:
@@ -133,12 +142,27 @@ class _Connection(web.RequestHandler):
         """Whether it waits for a request's head."""
         return not self.served or (self._waiter is not None and not self._waiter.done())
 
+    @property
+    def stalled(self) -> bool:
+        """Whether its client has not taken what was sent for some time."""
+        paused_at = self._paused_at
+        return paused_at is not None and self._loop.time() - paused_at >= STALLED_SECONDS
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._paused_at = self._loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._paused_at = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self._server.make_room():
             cast("asyncio.Transport", transport).write(_FULL)
             transport.close()
             self._force_close = True
             return
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=WAITING_BYTES)
         super().connection_made(transport)
         self._await_head()
 

@@ -33,6 +33,7 @@ from downloadd.web.middleware.errors import errors
 from downloadd.web.middleware.options import options
 from downloadd.web.middleware.request_id import request_id, send_request_id
 from downloadd.web.middleware.security import send_security_headers
+from downloadd.web.middleware.sending import sending
 from downloadd.web.middleware.timeout import timeout
 from downloadd.web.naming import EXPORT, FOUR
 from downloadd.web.views import Case
@@ -98,6 +99,7 @@ def make_application(
             request_id,
             client(trusted_proxies),
             access(metrics),
+            sending,
             preflight,
             options,
             compression,

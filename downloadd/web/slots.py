@@ -1,15 +1,25 @@
-"""How many event streams are open at once: of one client, and in all (SPEC §7)."""
+"""How many event streams are open, and how many large answers under way (SPEC §4, 7)."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from weakref import WeakValueDictionary
+
+from aiohttp import web
 
 from downloadd.errors import StreamsFull, TooManyStreams
+from downloadd.model import Job
+from downloadd.web.requests import caller_name
 
 #: Seconds after which it makes sense to ask again: streams end by themselves.
 _LATER = 10.0
+#: Files up to which a job is no large answer; one of 1,000 has some 2 MB.
+MANY_FILES = 50
+#: Large answers under way at once: to one client, and in all.
+PER_CLIENT, IN_ALL = 4, 16
 
 
 class StreamSlots:
@@ -41,3 +51,32 @@ class StreamSlots:
             self._held[who] -= 1
             if not self._held[who]:
                 del self._held[who]
+
+
+class Turns:
+    """Large answers are made and sent in turn: each is in memory until its client has taken it."""
+
+    def __init__(self, *, per_client: int = PER_CLIENT, total: int = IN_ALL) -> None:
+        self._per_client = per_client
+        self._all = asyncio.Semaphore(total)
+        #: As long as somebody waits or has one.
+        self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def held(self, who: str, *, files: int) -> AsyncIterator[None]:
+        """Wait for a turn to show so many files, and hold it for the length of the context."""
+        if files <= MANY_FILES:
+            yield
+            return
+        own = self._own.setdefault(who, asyncio.Semaphore(self._per_client))
+        # Who waits for a turn of their own keeps nobody else from one.
+        async with own, self._all:
+            yield
+
+
+TURNS: web.AppKey[Turns] = web.AppKey("turns", Turns)
+
+
+def in_turn(request: web.Request, job: Job) -> AbstractAsyncContextManager[None]:
+    """A context for answers with all of the job's files."""
+    return request.app[TURNS].held(caller_name(request), files=job.total_files)

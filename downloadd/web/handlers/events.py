@@ -14,6 +14,7 @@ from downloadd.web.middleware.timeout import lift
 from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
 from downloadd.web.origins import check_welcome
 from downloadd.web.requests import caller_name, caller_of, case_of, job_id_of, with_token
+from downloadd.web.slots import in_turn
 from downloadd.web.sse import last_event_id
 from downloadd.web.views import Case, job_view
 
@@ -57,10 +58,7 @@ async def _subscribe(request: web.Request, names: Names | None) -> web.StreamRes
     seen = last_event_id(request, job.cursor)
     if job.status.ended and seen is not None and seen == job.cursor:
         return web.Response(status=204)
-    if request.app[keys.LIFECYCLE].draining:
-        events = _events()
-    else:
-        events = await _unseen(request, job, seen)
+    events = _events() if request.app[keys.LIFECYCLE].draining else _unseen(request, job, seen)
     if names is None:
         names = EXPORT if job.form is Form.EXPORT else CANONICAL
     if names is FOUR:
@@ -80,20 +78,17 @@ async def _connect(request: web.Request) -> web.StreamResponse:
     if draining or (job.status.ended and seen is not None and seen == job.cursor):
         events = _events()
     else:
-        events = await _unseen(request, job, seen)
+        events = _unseen(request, job, seen)
     told = telling_status(events)
     with request.app[keys.SLOTS].held(caller_name(request)):
         lift(request)
         return await request.app[keys.SOCKETS].tell(request, told, case, draining=draining)
 
 
-async def _unseen(request: web.Request, job: Job, seen: str | None) -> AsyncGenerator[Event]:
+def _unseen(request: web.Request, job: Job, seen: str | None) -> AsyncGenerator[Event]:
     """The events after the one seen last, or for a new subscriber the status and all to come."""
-    service = request.app[keys.SERVICE]
     if seen is not None:
-        return service.watch(job, seen)
-    if job.status.ended:
-        job = await service.get(job.id, caller_of(request), files=True)
+        return request.app[keys.SERVICE].watch(job, seen)
     return _from_status(request, job)
 
 
@@ -106,9 +101,15 @@ async def _from_status(request: web.Request, job: Job) -> AsyncGenerator[Event]:
     # A client that loses its connection between this event and the last one of
     # an ended job comes back with this id, and must not be told that it has
     # seen the last one.
+    service = request.app[keys.SERVICE]
     place = BEGINNING if job.status.ended else job.cursor or BEGINNING
-    data = with_token(request, job_view(job))
-    yield Event(type=EventType.STATUS, data=data, id=place)
-    async with aclosing(request.app[keys.SERVICE].watch(job, job.cursor or BEGINNING)) as events:
+    if job.status.ended:
+        async with in_turn(request, job):
+            whole = await service.get(job.id, caller_of(request), files=True)
+            data = with_token(request, job_view(whole))
+            yield Event(type=EventType.STATUS, data=data, id=place)
+    else:
+        yield Event(type=EventType.STATUS, data=with_token(request, job_view(job)), id=place)
+    async with aclosing(service.watch(job, job.cursor or BEGINNING)) as events:
         async for event in events:
             yield event

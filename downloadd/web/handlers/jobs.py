@@ -12,6 +12,7 @@ from downloadd.errors import Forbidden
 from downloadd.model import Archive, Job, Link
 from downloadd.web import keys
 from downloadd.web.answers import json_answer, tagged_answer
+from downloadd.web.middleware.sending import keep
 from downloadd.web.requests import (
     caller_of,
     case_of,
@@ -21,6 +22,7 @@ from downloadd.web.requests import (
     statuses_of,
     with_token,
 )
+from downloadd.web.slots import in_turn
 from downloadd.web.views import Case, dumps, in_case, job_view, result_view, status_path
 
 #: Jobs on a page of the list, and pages.
@@ -54,8 +56,9 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         case = case_of(request) or usual
         job_id = job_id_of(request)
         service = request.app[keys.SERVICE]
-        job = await service.get(job_id, caller_of(request), files=whole)
-        if job.status.ended and not whole:
+        job = await service.get(job_id, caller_of(request))
+        if job.status.ended or whole:
+            await keep(request, in_turn(request, job))
             job = await service.get(job_id, caller_of(request), files=True)
         shown = with_token(request, view(job, files=whole))
         body = dumps(in_case(shown, job, case)).encode()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import lru_cache
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -46,7 +47,7 @@ async def compression(request: web.Request, handler: Handler) -> web.StreamRespo
     if "Accept-Encoding" not in response.headers.get("Vary", ""):
         response.headers.add("Vary", "Accept-Encoding")
     if takes_gzip(", ".join(request.headers.getall("Accept-Encoding", ()))):
-        response.body = await _gzip(body)
+        response.body = await _gzip(body, response.headers.get("Cache-Control", ""))
         response.headers["Content-Encoding"] = "gzip"
         _weaken(response)
     return response
@@ -75,10 +76,21 @@ def _compressible(response: web.Response, body: bytes) -> bool:
     )
 
 
-async def _gzip(body: bytes) -> bytes:
+async def _gzip(body: bytes, cache_control: str) -> bytes:
+    if "no-cache" in cache_control and "private" not in cache_control:
+        # A document, which is the same for everybody.
+        return await asyncio.to_thread(_gzip_once, body)
     if len(body) <= _INLINE_BYTES:
-        return isal_zlib.compress(body, _LEVEL, _GZIP)
-    return await asyncio.to_thread(isal_zlib.compress, body, _LEVEL, _GZIP)
+        return _gzip_now(body)
+    return await asyncio.to_thread(_gzip_now, body)
+
+
+def _gzip_now(body: bytes) -> bytes:
+    return isal_zlib.compress(body, _LEVEL, _GZIP)
+
+
+#: There are five documents.
+_gzip_once = lru_cache(maxsize=8)(_gzip_now)
 
 
 def _weaken(response: web.Response) -> None:
