@@ -25,7 +25,7 @@ from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.openapi.contract import Contract
 from downloadd.web.routes import make_application
 from downloadd.web.schemas import InitiateReader
-from downloadd.web.slots import TURNS, StreamSlots, Turns
+from downloadd.web.slots import ANSWERS, BODIES, StreamSlots, Turns
 from downloadd.web.sse import Streams
 from downloadd.web.websocket import Sockets
 
@@ -93,7 +93,7 @@ def create_app(
     app[keys.SLOTS] = StreamSlots(
         per_client=settings.limits.streams_per_client, total=settings.limits.streams
     )
-    app[TURNS] = Turns()
+    app[ANSWERS], app[BODIES] = Turns(), Turns()
     app[keys.STREAMS] = Streams(metrics.active_sse_connections)
     app[keys.INITIATE] = InitiateReader(
         max_files=settings.jobs.max_files,

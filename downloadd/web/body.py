@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Never
 
@@ -13,16 +14,19 @@ from aiohttp import web
 
 from downloadd.errors import ValidationError
 from downloadd.web.fields import within
+from downloadd.web.slots import turn_to_read
 
 #: Largest body that is read; the application's ``client_max_size``.
 MAX_BODY_BYTES = 4 * 1024 * 1024
 #: Seconds that a client may take to send it: fewer than a request may take by default.
 BODY_TIMEOUT_SECONDS = 25.0
-
-
 #: How deep it may be nested; metadata has its own limit.
 MAX_LEVELS = 40
+#: Most values in it, about: small ones cost many times their bytes, and a second for a million.
+MAX_VALUES = 50_000
 
+#: A string, or what is to be one and has no end.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 #: What clients call a string, and what aiohttp calls a body of no type.
 _PLAIN = ("text/plain", "application/octet-stream")
 
@@ -46,19 +50,33 @@ async def json_object(request: web.Request, *, plain: bool = False) -> dict[str,
         )
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, request.content_length or 0)
+    async with turn_to_read(request):
+        return decode(await _read(request))
+
+
+async def _read(request: web.Request) -> bytearray:
+    raw = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            raw = await request.read()
-    except TimeoutError as exc:
-        raise web.HTTPRequestTimeout(text="The body did not arrive in time.") from exc
-    return decode(raw)
+            async for piece in request.content.iter_any():
+                raw += piece
+                if len(raw) > MAX_BODY_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, len(raw))
+    except BaseException as exc:
+        # The request keeps the error, and with it this frame, until Python
+        # looks for such circles: a client that breaks off would leave its body.
+        raw.clear()
+        if isinstance(exc, TimeoutError):
+            raise web.HTTPRequestTimeout(text="The body did not arrive in time.") from exc
+        raise
+    return raw
 
 
 def _is_utf8(charset: str | None) -> bool:
     return charset is None or charset.lower() in ("utf-8", "utf8")
 
 
-def decode(raw: bytes) -> dict[str, Any]:
+def decode(raw: bytes | bytearray) -> dict[str, Any]:
     """Parse a JSON object. ``ValidationError`` for anything else.
 
     A name given twice is refused (which one counts would be a guess), and so
@@ -66,6 +84,8 @@ def decode(raw: bytes) -> dict[str, Any]:
     lone surrogates.
     """
     try:
+        if _many_values(raw):
+            raise ValueError(f"there are more than {MAX_VALUES:,} values")
         value = _decoder.decode(raw.decode())
         if b"\\u" in raw:
             # Only an escape can smuggle half a surrogate pair into a string.
@@ -82,6 +102,19 @@ def decode(raw: bytes) -> dict[str, Any]:
     if not within(value, MAX_LEVELS):
         raise ValidationError(f"The body is nested deeper than {MAX_LEVELS} levels.")
     return value
+
+
+def _many_values(raw: bytes | bytearray) -> bool:
+    """Whether there are too many to look at each."""
+
+    def count(text: bytes | bytearray) -> int:
+        return sum(map(text.count, (b",", b"[", b"{")))
+
+    # A value has one string, or two with its name; few have a quote in them.
+    if raw.count(b'"') > 4 * MAX_VALUES:
+        return True
+    # Nearly always the first is enough, though it takes in what strings hold.
+    return count(raw) > MAX_VALUES and count(_STRING.sub(b"", raw)) > MAX_VALUES
 
 
 def canonical_hash(value: Mapping[str, Any]) -> str:

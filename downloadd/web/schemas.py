@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import marshmallow
@@ -21,6 +22,8 @@ MAX_URL_CHARS = 2048
 MAX_NAME_CHARS = 1024
 MAX_FILE_NAME_CHARS = 255
 MAX_METADATA_BYTES = 4096
+#: Of the name of a field that is none, in answers.
+MAX_SHOWN_CHARS = 200
 #: The largest integer that every JSON reader keeps whole (RFC 8259 §6).
 MAX_SAFE_INTEGER = 2**53 - 1
 
@@ -338,11 +341,16 @@ def _options(data: Mapping[str, Any]) -> Options:
 
 
 def _invalid(details: Mapping[str, Sequence[str]]) -> ValidationError:
-    shown = dict(list(details.items())[:MAX_ERRORS])
+    shown = {_shown(name): text for name, text in islice(details.items(), MAX_ERRORS)}
     message = "The request breaks a rule: " + _summary(shown)
     if len(details) > len(shown):
         message += f" Only the first {MAX_ERRORS} are listed."
     return ValidationError(message, shown)
+
+
+def _shown(name: str) -> str:
+    """A field's name, which may be the client's own, and as long as the body."""
+    return name if len(name) <= MAX_SHOWN_CHARS else f"{name[:MAX_SHOWN_CHARS]}…"
 
 
 def _unsupported(field: str, message: str) -> UnsupportedOption:

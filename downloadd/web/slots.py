@@ -1,11 +1,16 @@
-"""How many event streams are open, and how many large answers under way (SPEC §4, 7)."""
+"""How many event streams are open, and how much is in memory for clients (SPEC §4, 7)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from weakref import WeakValueDictionary
 
 from aiohttp import web
@@ -18,7 +23,9 @@ from downloadd.web.requests import caller_name
 _LATER = 10.0
 #: Files up to which a job is no large answer; one of 1,000 has some 2 MB.
 MANY_FILES = 50
-#: Large answers under way at once: to one client, and in all.
+#: Bytes up to which a request's body is no large one.
+LARGE_BYTES = 64 * 1024
+#: Large answers, and large bodies, under way at once: of one client, and in all.
 PER_CLIENT, IN_ALL = 4, 16
 
 
@@ -54,7 +61,7 @@ class StreamSlots:
 
 
 class Turns:
-    """Large answers are made and sent in turn: each is in memory until its client has taken it."""
+    """What takes much memory has its turn: it is there until its client has sent or taken it."""
 
     def __init__(self, *, per_client: int = PER_CLIENT, total: int = IN_ALL) -> None:
         self._per_client = per_client
@@ -63,20 +70,28 @@ class Turns:
         self._own: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def held(self, who: str, *, files: int) -> AsyncIterator[None]:
-        """Wait for a turn to show so many files, and hold it for the length of the context."""
-        if files <= MANY_FILES:
-            yield
-            return
+    async def held(self, who: str) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it for the length of the context."""
         own = self._own.setdefault(who, asyncio.Semaphore(self._per_client))
         # Who waits for a turn of their own keeps nobody else from one.
         async with own, self._all:
             yield
 
 
-TURNS: web.AppKey[Turns] = web.AppKey("turns", Turns)
+ANSWERS: web.AppKey[Turns] = web.AppKey("answers", Turns)
+BODIES: web.AppKey[Turns] = web.AppKey("bodies", Turns)
 
 
-def in_turn(request: web.Request, job: Job) -> AbstractAsyncContextManager[None]:
+def turn_to_answer(request: web.Request, job: Job) -> AbstractAsyncContextManager[None]:
     """A context for answers with all of the job's files."""
-    return request.app[TURNS].held(caller_name(request), files=job.total_files)
+    if job.total_files <= MANY_FILES:
+        return nullcontext()
+    return request.app[ANSWERS].held(caller_name(request))
+
+
+def turn_to_read(request: web.Request) -> AbstractAsyncContextManager[None]:
+    """A context for reading the body."""
+    size = request.content_length
+    if size is not None and size <= LARGE_BYTES:
+        return nullcontext()
+    return request.app[BODIES].held(caller_name(request))

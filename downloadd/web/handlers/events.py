@@ -14,7 +14,7 @@ from downloadd.web.middleware.timeout import lift
 from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
 from downloadd.web.origins import check_welcome
 from downloadd.web.requests import caller_name, caller_of, case_of, job_id_of, with_token
-from downloadd.web.slots import in_turn
+from downloadd.web.slots import turn_to_answer
 from downloadd.web.sse import last_event_id
 from downloadd.web.views import Case, job_view
 
@@ -104,7 +104,7 @@ async def _from_status(request: web.Request, job: Job) -> AsyncGenerator[Event]:
     service = request.app[keys.SERVICE]
     place = BEGINNING if job.status.ended else job.cursor or BEGINNING
     if job.status.ended:
-        async with in_turn(request, job):
+        async with turn_to_answer(request, job):
             whole = await service.get(job.id, caller_of(request), files=True)
             data = with_token(request, job_view(whole))
             yield Event(type=EventType.STATUS, data=data, id=place)

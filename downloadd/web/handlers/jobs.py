@@ -22,7 +22,7 @@ from downloadd.web.requests import (
     statuses_of,
     with_token,
 )
-from downloadd.web.slots import in_turn
+from downloadd.web.slots import turn_to_answer
 from downloadd.web.views import Case, dumps, in_case, job_view, result_view, status_path
 
 #: Jobs on a page of the list, and pages.
@@ -58,7 +58,7 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         service = request.app[keys.SERVICE]
         job = await service.get(job_id, caller_of(request))
         if job.status.ended or whole:
-            await keep(request, in_turn(request, job))
+            await keep(request, turn_to_answer(request, job))
             job = await service.get(job_id, caller_of(request), files=True)
         shown = with_token(request, view(job, files=whole))
         body = dumps(in_case(shown, job, case)).encode()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from downloadd.errors import ValidationError
-from downloadd.web.body import canonical_hash, decode
+from downloadd.web.body import MAX_VALUES, canonical_hash, decode
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,47 @@ def test_numbers_that_are_too_large_are_called_so(number: str) -> None:
     with pytest.raises(ValidationError) as caught:
         decode(f'{{"a": {number}}}'.encode())
     assert caught.value.message == "The body is not valid JSON: a number is too large."
+
+
+def test_the_largest_job_is_no_body_of_many_values() -> None:
+    """1,000 files with all that may be said of each, 20 headers included; commas in strings."""
+    headers = {f"X-{number}": "a,b" for number in range(20)}
+    file = {
+        "url": "https://files.example/" + "," * 100 + "?[]={}\\",
+        "file_id": 70000,
+        "name": '"a", "b", [c], {d}',
+        "sha256": "0" * 64,
+        "md5": "0" * 32,
+        "size": 1,
+        "headers": headers,
+    }
+    body = {"files": [file] * 1000}
+    raw = json.dumps(body).encode()
+    assert raw.count(b",") > MAX_VALUES
+    assert decode(raw) == body
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":[' + b",".join([b'""'] * 100_000) + b"]}",
+        b'{"a":[' + b",".join([b"0"] * (MAX_VALUES + 1)) + b"]}",
+        b'{"a":[' + b",".join([b"[[[]]]"] * (MAX_VALUES // 3)) + b"]}",
+        b'{"a":"\\\\",' + b",".join(b'"%d":0' % i for i in range(MAX_VALUES)) + b"}",
+    ],
+    ids=lambda raw: repr(raw[:20]),
+)
+def test_many_values_are_too_many(raw: bytes) -> None:
+    """They are not so much as looked at."""
+    with pytest.raises(ValidationError, match="more than 50,000 values"):
+        decode(raw)
+
+
+@pytest.mark.parametrize("end", [b"", b"\\", b'\\"'])
+def test_a_string_without_an_end(end: bytes) -> None:
+    """It is found to be none in one pass."""
+    with pytest.raises(ValidationError, match="not valid JSON"):
+        decode(b'{"a":[' + b"0," * MAX_VALUES + b'"' + b'\\"' * 90_000 + end)
 
 
 def test_surrogate_pairs_are_characters() -> None:

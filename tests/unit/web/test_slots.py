@@ -7,15 +7,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from downloadd.web.slots import MANY_FILES, Turns
-
-MANY = MANY_FILES + 1
+from downloadd.web.slots import Turns
 
 
-async def waits(turns: Turns, who: str, *, files: int = MANY) -> bool:
+async def waits(turns: Turns, who: str) -> bool:
     """Whether there is no turn for a client now."""
     try:
-        async with asyncio.timeout(0.05), turns.held(who, files=files):
+        async with asyncio.timeout(0.05), turns.held(who):
             return False
     except TimeoutError:
         return True
@@ -26,13 +24,12 @@ async def test_one_client_leaves_turns_to_others() -> None:
     turns = Turns(per_client=2, total=3)
     async with AsyncExitStack() as held:
         for _ in range(2):
-            await held.enter_async_context(turns.held("a", files=MANY))
+            await held.enter_async_context(turns.held("a"))
         waiting = [asyncio.create_task(waits(turns, "a")) for _ in range(10)]
         assert not await waits(turns, "b")
         assert all(await asyncio.gather(*waiting))
-        await held.enter_async_context(turns.held("b", files=MANY))
+        await held.enter_async_context(turns.held("b"))
         assert await waits(turns, "c")
-        assert not await waits(turns, "c", files=MANY_FILES)
     assert not await waits(turns, "c")
     assert not await waits(turns, "a")
 
@@ -42,7 +39,7 @@ async def test_a_turn_is_given_back_however_it_ends() -> None:
     turns = Turns(per_client=1, total=1)
 
     async def fail() -> None:
-        async with turns.held("a", files=MANY):
+        async with turns.held("a"):
             waiting = asyncio.create_task(waits(turns, "b"))
             await asyncio.sleep(0)
             waiting.cancel()

@@ -1,4 +1,4 @@
-"""Clients that ask for much, and do not read it: what was answered must not pile up."""
+"""Clients that send much, or ask for much and do not read it: nothing of it may pile up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -16,6 +16,7 @@ from aiohttp import web
 from yarl import URL
 
 from downloadd.web import connection
+from downloadd.web.body import MAX_BODY_BYTES
 from downloadd.web.connection import Runner
 from downloadd.web.middleware import sending
 from tests.e2e.service import Service
@@ -127,6 +128,59 @@ async def test_whole_jobs_that_nobody_reads(tmp_path: Path, origin: Origin) -> N
             assert server.peak_memory() < 256 * MIB
         # Their turns end with them.
         assert await size_of_whole() == size
+
+
+@pytest.mark.slow
+async def test_bodies_that_do_not_end(tmp_path: Path, origin: Origin) -> None:
+    """Large bodies are read a few at a time; small ones wait for none of them."""
+    head = (
+        "POST /v1/download/initiate HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {MAX_BODY_BYTES}\r\n\r\n"
+    ).encode()
+    environ = {"DOWNLOADD_LIMITS_REQUESTS_PER_MINUTE": "10000"}
+    # A connection ends with its reader.
+    kept: list[asyncio.StreamReader] = []
+    async with Service(tmp_path / "data", environ) as server, AsyncExitStack() as opened:
+
+        async def send(number: int) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            opened.callback(writer.close)
+            writer.write(head + b" " * (MAX_BODY_BYTES - 1))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await writer.drain()
+            # Some go, and what they had sent goes with them.
+            if number % 2:
+                writer.transport.abort()
+            kept.append(reader)
+
+        await asyncio.gather(*(send(number) for number in range(100)))
+        job_id = await server.initiate({"source_urls": [origin.url(size=1000)]})
+        assert (await server.ended(job_id))["status"] == "completed"
+        print(f"\n100 bodies of 4 MiB without an end: {server.peak_memory() >> 20} MiB at the most")
+        assert server.peak_memory() < 200 * MIB
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "0", '""', '{"a":[0]}'])
+async def test_a_body_of_many_small_values(server: Server, value: str) -> None:
+    """A million of them would take a second, and a hundred times their bytes."""
+    count = MAX_BODY_BYTES // (len(value) + 1) - 10
+    body = BytesIO(f'{{"files":[{",".join([value] * count)}]}}'.encode())
+    headers = {"Content-Type": "application/json"}
+    async with server.client.post("/v1/download/check", data=body, headers=headers) as response:
+        assert response.status == 400
+        assert "more than 50,000 values" in (await response.json())["message"]
+
+
+async def test_a_name_as_long_as_the_body(server: Server) -> None:
+    """It is named in the answer, but not whole, and twice."""
+    body = BytesIO(b'{"' + b"a" * (MAX_BODY_BYTES - 10) + b'":1}')
+    headers = {"Content-Type": "application/json"}
+    async with server.client.post("/v1/download/check", data=body, headers=headers) as response:
+        raw = await response.read()
+    assert response.status == 400
+    assert b"a" * 200 + b"\\u2026: Unknown field." in raw
+    assert len(raw) < 1000
 
 
 async def test_an_answer_that_nobody_takes_is_broken_off(
