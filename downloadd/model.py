@@ -275,6 +275,11 @@ class Job(Record):
         return {"jobId": self.id, "userId": self.user}
 
     @property
+    def archive_name(self) -> str:
+        """What the archive is called, for those who save it."""
+        return self.options.file_name or f"{self.id}.zip"
+
+    @property
     def remaining(self) -> int | None:
         """Whole seconds to the job's end; None when that is not known, or past."""
         if self.status.ended or self.work_left is None:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from downloadd.access.caller import Caller, is_user_name
 from downloadd.access.files import Watched, key_list
@@ -138,16 +140,21 @@ def _parse_key(entry: object) -> ApiKey:
         raise ValueError("a field of a key is not what it should be")
     if not re.fullmatch(r"[0-9a-f]{64}", key.sha256):
         raise ValueError(f"the hash of key {key.id} is no SHA-256")
-    times = (key.created_at, key.expires_at or 0)
-    if any(isinstance(time, bool) or not isinstance(time, int | float) for time in times):
+    if not (_is_time(key.created_at) and (key.expires_at is None or _is_time(key.expires_at))):
         raise ValueError(f"a time of key {key.id} is no number")
     return key
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(cast("float", value))
 
 
 @contextmanager
 def _changing(path: Path) -> Iterator[list[ApiKey]]:
     """Give the file's keys to be changed; written whole, or not at all. ``ConfigError``."""
     try:
+        # Where the file is a link, what it leads to is changed.
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -160,9 +167,12 @@ def _changing(path: Path) -> Iterator[list[ApiKey]]:
 
 def _write(path: Path, document: Mapping[str, object]) -> None:
     draft = path.with_name(f".{path.name}.draft")
-    # For its owner alone, or as the file was: a server may run as somebody else.
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        if path.exists():
+            # As it was: a server may run as somebody else, and has to read it.
+            was = path.stat()
+            os.fchown(file.fileno(), was.st_uid, was.st_gid)
+            os.fchmod(file.fileno(), was.st_mode & 0o777)
         json.dump(document, file, indent=2)
         file.write("\n")
         file.flush()

@@ -33,7 +33,7 @@ class Watched(Generic[_T]):
         self._path = path
         self._parse = parse
         self._check = check
-        self._stamp = _stamp(path)
+        self._stamp = self._failed = _stamp(path)
         self._value = self._read()
         self._looked_at = time.monotonic()
 
@@ -51,11 +51,13 @@ class Watched(Generic[_T]):
         try:
             self._value = self._read()
         except ConfigError as exc:
-            # Once for each change: who mends the file changes it again.
-            _log.error("auth.file_unreadable", path=str(self._path), reason=exc.message)
+            # Tried again each time, and told once for each change.
+            if stamp != self._failed:
+                _log.error("auth.file_unreadable", path=str(self._path), reason=exc.message)
+            self._failed = stamp
         else:
             _log.info("auth.file_read", path=str(self._path))
-        self._stamp = stamp
+            self._stamp = stamp
 
     def _read(self) -> _T:
         try:
@@ -66,17 +68,21 @@ class Watched(Generic[_T]):
             raise ConfigError(f"{self._path} is not what it should be: {exc}.") from exc
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, ...] | None:
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # The last is of when it was given to somebody else, too.
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
 def key_list(raw: bytes) -> list[Any]:
     """What ``{"keys": [...]}`` lists; ``ValueError`` for anything else."""
-    document = json.loads(raw)
+    try:
+        document = json.loads(raw)
+    except RecursionError as exc:
+        raise ValueError("it is nested too deeply") from exc
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise ValueError('it is not {"keys": [...]}')  # noqa: TRY004 - a file, not an argument

@@ -6,7 +6,10 @@ public key is no HMAC secret, whatever a token's header says.
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,8 @@ from typing import Any
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+from cryptography.x509 import load_der_x509_certificate
 
 from downloadd.access.caller import Caller, is_user_name
 from downloadd.access.files import Watched, key_list
@@ -93,7 +97,7 @@ class Tokens:
                 leeway=LEEWAY,
                 options={"require": self._required()},
             )
-        except (jwt.InvalidTokenError, ValueError, RecursionError) as exc:
+        except (jwt.PyJWTError, ValueError, RecursionError) as exc:
             text = next((text for kind, text in _FAULTS.items() if isinstance(exc, kind)), None)
             # Not from it: its message may hold what was sent.
             raise Unauthorized(text or _NOT_VALID) from None
@@ -138,7 +142,7 @@ class _Set:
         """The key that a token says it is signed with. ``Unauthorized``."""
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.InvalidTokenError, ValueError, RecursionError):
+        except (jwt.PyJWTError, ValueError, RecursionError):
             raise Unauthorized(_NOT_VALID) from None
         kid = header.get("kid")
         found = [
@@ -162,7 +166,13 @@ def _parse_set(raw: bytes, *, algorithms: Collection[str]) -> tuple[Key, ...]:
 
 
 def _parse_key(text: str) -> Key:
-    if not text.lstrip().startswith("-----BEGIN"):
+    _, begin, after = text.partition("-----BEGIN ")
+    if not begin:
+        if _is_public(text):
+            raise ConfigError(
+                "auth.jwt_key is a public key, but not as PEM: as a secret everybody would have "
+                "it. It has to begin with -----BEGIN PUBLIC KEY-----."
+            )
         if len(text.encode()) < MIN_SECRET_BYTES:
             raise ConfigError(
                 f"auth.jwt_key is too short: a secret for HS256 has {MIN_SECRET_BYTES} bytes "
@@ -170,7 +180,8 @@ def _parse_key(text: str) -> Key:
             )
         return Key("HS256", text)
     try:
-        material = load_pem_public_key(text.strip().encode())
+        # Tools write comments, and what they call attributes, before it.
+        material = load_pem_public_key((begin + after).strip().encode())
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise ConfigError("auth.jwt_key is PEM, but no public key.") from exc
     if isinstance(material, rsa.RSAPublicKey) and material.key_size >= MIN_RSA_BITS:
@@ -180,6 +191,21 @@ def _parse_key(text: str) -> Key:
     raise ConfigError(
         f"auth.jwt_key is neither an RSA key of {MIN_RSA_BITS} bits or more nor one on P-256."
     )
+
+
+def _is_public(text: str) -> bool:
+    """Whether a text is a public key or a certificate in one of the other forms."""
+    if re.match(r"\s*(?:\{|ssh-|ecdsa-|sk-)", text):
+        return True
+    try:
+        raw = base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return False
+    for load in (load_der_public_key, load_der_x509_certificate):
+        with suppress(ValueError, TypeError, UnsupportedAlgorithm):
+            load(raw)
+            return True
+    return False
 
 
 def _is_p256(material: ec.EllipticCurvePublicKey) -> bool:
@@ -193,7 +219,10 @@ def _parse_entry(entry: object) -> Key | None:
     algorithm = _ALGORITHMS.get(str(entry.get("kty")))
     if algorithm is None or entry.get("alg", algorithm) != algorithm:
         return None
-    if "verify" not in entry.get("key_ops", ["verify"]):
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    if algorithm == "ES256" and entry.get("crv") != "P-256":
         return None
     try:
         material = jwt.PyJWK(entry, algorithm).key
@@ -211,6 +240,4 @@ def _strong(key: Key) -> Key:
         raise ValueError(f"the key {key.kid!r} is private: a server that verifies needs none")
     if isinstance(material, rsa.RSAPublicKey) and material.key_size < MIN_RSA_BITS:
         raise ValueError(f"the key {key.kid!r} has fewer than {MIN_RSA_BITS} bits")
-    if isinstance(material, ec.EllipticCurvePublicKey) and not _is_p256(material):
-        raise ValueError(f"the key {key.kid!r} is not on P-256")
     return key

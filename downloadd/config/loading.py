@@ -198,6 +198,8 @@ def _check_auth(settings: Settings, given: Mapping[str, Given]) -> None:
 
 def _check_roles(settings: Settings) -> None:
     """Refuse limits of a role that nobody can have: they would protect from nobody."""
+    if "anonymous" in settings.auth.roles:
+        raise ConfigError('auth.roles has "anonymous", which is the role of those without a name')
     limits = settings.limits
     roles = {"anonymous"} if settings.auth.mode == "none" else set(settings.auth.roles)
     known = ", ".join(sorted({"anonymous", *settings.auth.roles}))

@@ -116,8 +116,8 @@ class Worker:
 
     @property
     def fetched(self) -> int:
-        """Bytes that this run has fetched."""
-        return max(0, self._job.bytes_fetched - self.claim.job.bytes_fetched)
+        """Bytes that this run has fetched, those of files that failed among them."""
+        return self._run.fetched
 
     def stop(self, reason: Stop) -> None:
         """End the work soon, unless it is at its last write already."""

@@ -45,18 +45,21 @@ class FileFetch:
         name: str,
         compress: bool,
         on_bytes: Callable[[int], None],
+        on_fetched: Callable[[int], None],
         packed: Packed | None = None,
         salvage: bool = False,
     ) -> None:
         """Prepare. ``name`` is the one planned for the file.
 
-        ``on_bytes`` hears of all bytes that are here or no more, and raises to
-        stop the fetch. ``packed``: it was packed by an earlier run.
+        ``on_bytes`` hears of bytes that are here already or no more,
+        ``on_fetched`` of those that come; both raise to stop the fetch.
+        ``packed``: it was packed by an earlier run.
         ``salvage``: such a run may have left some of it on the temporary disk.
         """
         self._services = services
         self._entry = entry
         self._on_bytes = on_bytes
+        self._on_fetched = on_fetched
         self._salvage = salvage
         self._path = services.spool.path(job_id, entry.index)
         self._host = host_of(entry.source.url)
@@ -215,7 +218,7 @@ class FileFetch:
     async def _receive(self, body: SourceBody) -> None:
         async for chunk in body.chunks():
             self._check_bound(self.received + len(chunk))
-            self._on_bytes(len(chunk))
+            self._on_fetched(len(chunk))
             self._watch.take(len(chunk))
             self._services.metrics.transferred("in", len(chunk))
             await self._intake.take(chunk)

@@ -59,6 +59,7 @@ class JobRun:
         self._clock = services.fetch.clock
         self._spool = services.fetch.spool
         self._job = job
+        self.fetched = 0  # bytes that have come from sources, whatever became of them
         self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
         self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
         self._salvage = False  # whether an earlier run has left temporary files here
@@ -80,7 +81,7 @@ class JobRun:
             self._spool,
             self._services.fetch.metrics,
             key=key,
-            meta=ObjectMeta(file_name=self._file_name, metadata=metadata),
+            meta=ObjectMeta(file_name=self._job.archive_name, metadata=metadata),
             layout=self._packing.layout,
             payloads=self._packing.payloads,
         )
@@ -94,10 +95,6 @@ class JobRun:
         """
         attempt = f"-{self._job.attempts}" if self._job.attempts > 1 else ""
         return f"{self._namespace}{self._job.id}{attempt}.zip"
-
-    @property
-    def _file_name(self) -> str:
-        return self._job.options.file_name or f"{self._job.id}.zip"
 
     # --- the steps ---
 
@@ -166,7 +163,7 @@ class JobRun:
             key=self._upload.key,
             size=self._packing.layout.size,
             sha256=sha256 or await self._upload.read_back(),
-            file_name=self._file_name,
+            file_name=self._job.archive_name,
         )
         link = await self._services.objects.sign(archive)
         step = self._step(Stage.FINISHING)
@@ -209,10 +206,15 @@ class JobRun:
                 name=self._packing.names.planned(index),
                 compress=self._job.options.compress,
                 on_bytes=self._count,
+                on_fetched=self._take,
                 packed=self._packing.again.get(index),
                 salvage=self._salvage,
             )
             self._fetches[asyncio.create_task(fetch.run(), name=f"fetch-{index}")] = (index, fetch)
+
+    def _take(self, size: int) -> None:
+        self.fetched += size
+        self._count(size)
 
     def _count(self, size: int) -> None:
         self._bytes += size

@@ -73,12 +73,15 @@ def caller_name(request: web.Request) -> str:
     return f"user {caller.user}" if known else f"address {site_of(request)}"
 
 
-def with_token(request: web.Request, view: dict[str, Any]) -> dict[str, Any]:
+def with_token(
+    request: web.Request, view: dict[str, Any], caller: Caller | None = None
+) -> dict[str, Any]:
     """A view of a job whose ``subscribeUrl`` works where headers cannot be sent (SPEC §7).
 
-    Not for who has come by such a token alone: it would be renewed for ever.
+    ``caller`` sees the job; None: as whoever makes the request. Not for one who
+    does by such a token alone: it would be renewed for ever.
     """
-    tokens, caller = request.app.get(EVENT_TOKENS), request.get(CALLER)
+    tokens, caller = request.app.get(EVENT_TOKENS), caller or request.get(CALLER)
     if tokens is None or caller is None or caller.job_id is not None:
         return view
     if "subscribeUrl" not in view:

@@ -8,17 +8,21 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
 import jwt
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509.oid import NameOID
 
 ISSUER, AUDIENCE = "https://login.example", "downloadd"
 SECRET = "a secret of more than sixty-four bytes, which is enough for any HMAC there is"
@@ -37,6 +41,31 @@ def ec_key(name: str = "", curve: type[ec.EllipticCurve] = ec.SECP256R1) -> Any:
 
 def public_pem(key: Any) -> str:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def public_der(key: Any) -> bytes:
+    found: bytes = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return found
+
+
+def public_ssh(key: Any) -> str:
+    found: bytes = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return found.decode()
+
+
+def certificate(key: Any) -> bytes:
+    """A certificate of the key by itself, as DER."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "login.example")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=1,
+        not_valid_before=now,
+        not_valid_after=now + timedelta(days=1),
+    )
+    return made.sign(key, SHA256()).public_bytes(Encoding.DER)
 
 
 def private_pem(key: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import time
@@ -24,6 +25,7 @@ from tests.security.minting import (
     ISSUER,
     SECRET,
     b64,
+    certificate,
     claims,
     ec_key,
     forge,
@@ -31,7 +33,9 @@ from tests.security.minting import (
     jwk,
     mint,
     private_pem,
+    public_der,
     public_pem,
+    public_ssh,
     rsa_key,
 )
 
@@ -301,6 +305,8 @@ async def test_a_set_of_all_kinds(tmp_path: Path) -> None:
         jwk(rsa_key("512"), kid="512", alg="RS512"),
         {"kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "ed"},
         {"kty": "new"},
+        jwk(ec_key("384", ec.SECP384R1), kid="p384"),
+        jwk(rsa_key("ops"), kid="ops", key_ops=None),
         "nonsense",
     )
     known = tokens(jwks_file=path)
@@ -356,6 +362,7 @@ async def test_keys_are_rotated(tmp_path: Path) -> None:
         json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}]}),
         json.dumps({"keys": [jwk(ec_key("384", ec.SECP384R1))]}),
         json.dumps({"keys": [{"kty": "oct"}]}),
+        "[" * 100_000,
     ],
 )
 def test_a_set_that_is_none_stops_the_start(text: str, tmp_path: Path) -> None:
@@ -388,6 +395,36 @@ def test_a_weak_key_stops_the_start(key: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         tokens(key=key)
     assert key not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        # As key servers show it, and in lines.
+        base64.b64encode(public_der(rsa_key())).decode(),
+        base64.encodebytes(public_der(ec_key())).decode(),
+        base64.b64encode(certificate(rsa_key())).decode(),
+        public_ssh(rsa_key()),
+        json.dumps(jwk(rsa_key())),
+        "\n" + json.dumps({"keys": [jwk(rsa_key())]}),
+    ],
+    ids=lambda key: key[:12],
+)
+def test_a_public_key_in_another_form_stops_the_start(key: str) -> None:
+    """Taken for a secret it would be one that everybody has."""
+    with pytest.raises(ConfigError, match="as a secret everybody would have it") as caught:
+        tokens(key=key)
+    assert key not in caught.value.message
+
+
+@pytest.mark.parametrize("before", ["# mine\n", "\ufeff", "Bag Attributes\n  name: x\nKey: y\n"])
+async def test_what_stands_before_a_public_key(before: str) -> None:
+    """It is one all the same, and no secret."""
+    pem = public_pem(rsa_key())
+    known = tokens(key=before + pem)
+    assert (await known.identify(good("RS256"))).user == "ann"
+    for secret in (pem, before + pem):
+        await refused(known, hmac_signed({"alg": "HS256"}, claims(), secret.encode()))
 
 
 def test_a_key_of_an_algorithm_that_is_not_allowed() -> None:

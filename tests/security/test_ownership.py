@@ -344,6 +344,12 @@ async def test_websockets(house: House, origin: Origin) -> None:
         answer = await told(token=token)
         assert answer["status"] == "completed"
         assert "token" not in answer["subscribe_url"]
+    # Who is somebody else gets no token of their own by it.
+    async with client.ws_connect("/ws", headers=house.headers["other"]) as ws:
+        await ws.send_json({"type": "subscribe", "job_id": mine, "token": token})
+        answer = await ws.receive_json(timeout=10)
+        assert answer["status"] == "completed"
+        assert "token" not in answer["subscribe_url"]
     for who, key in (("owner", None), ("admin", None), ("other", "job_not_found")):
         async with client.ws_connect("/ws", headers=house.headers[who]) as ws:
             await ws.send_json({"type": "subscribe", "job_id": mine})

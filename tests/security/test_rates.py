@@ -32,10 +32,11 @@ async def ask(server: Server, path: str = JOBS, **headers: str) -> aiohttp.Clien
         return response
 
 
-async def make(server: Server, url: str, **options: Any) -> aiohttp.ClientResponse:
+async def make(server: Server, url: str = "", **options: Any) -> aiohttp.ClientResponse:
     headers = options.pop("headers", {})
+    sources = {"source_urls": [url]} if url else {}
     async with server.client.post(
-        INITIATE, json={"source_urls": [url], **options}, headers=headers
+        INITIATE, json={**sources, **options}, headers=headers
     ) as response:
         await response.read()
         return response
@@ -177,6 +178,8 @@ async def test_by_user_and_role(start: Start, tmp_path: Path) -> None:
             429,
         ]
         assert (await ask(server)).status == 429
+        # Nor is asking for what cannot be a job.
+        assert (await ask(server, "/v1/download/stream/x?token=a")).status == 429
 
 
 # --- jobs and bytes --------------------------------------------------------------------
@@ -247,15 +250,17 @@ async def test_quotas_of_a_day(start: Start, origin: Origin, tmp_path: Path) -> 
     path = tmp_path / "keys.json"
     key = {
         name: {"X-API-Key": api_keys.add(path, user=name, role=role, now=0)}
-        for name, role in (("ann", "user"), ("bob", "user"), ("root", "admin"))
+        for name, role in (("ann", "user"), ("bob", "user"), ("cy", "user"), ("root", "admin"))
     }
     quotas = {"user": {"jobs_per_day": 2, "bytes_per_day": "1 MiB"}}
     async with start(
         auth__mode="api-keys", auth__api_keys_file=str(path), limits__quotas=quotas
     ) as server:
 
-        async def status(who: str, **query: Any) -> tuple[int, str]:
-            answer = await make(server, origin.url(**query), headers=key[who])
+        async def status(who: str, *, md5: str | None = None, **query: Any) -> tuple[int, str]:
+            nonlocal made
+            file = {"url": origin.url(**query), **({"md5": md5} if md5 else {})}
+            answer = await make(server, files=[file], headers=key[who])
             body = await answer.json()
             if answer.status != 200:
                 assert int(answer.headers["Retry-After"]) > 3600
@@ -263,18 +268,31 @@ async def test_quotas_of_a_day(start: Start, origin: Origin, tmp_path: Path) -> 
             for _ in range(400):
                 path = f"/v1/download/status/{body['jobId']}"
                 async with server.client.get(path, headers=key[who]) as response:
-                    if (await response.json())["status"] == "completed":
-                        break
+                    made = await response.json()
+                if made["status"] in ("completed", "failed"):
+                    break
                 await asyncio.sleep(0.02)
             # It is charged when its worker is done, a moment after it has ended.
             await asyncio.sleep(0.2)
             return 200, ""
 
+        async def retried(who: str) -> tuple[int, str]:
+            path = f"/v1/download/{made['jobId']}/retry"
+            async with server.client.post(path, headers=key[who]) as response:
+                return response.status, (await response.json()).get("code", "")
+
+        made: dict[str, Any] = {}
         for number in range(2):
             assert await status("ann", size=10, n=number) == (200, "")
         assert await status("ann", size=10, n=9) == (429, "quota_exceeded")
-        assert await status("bob", size=2 << 20) == (200, "")
+        # What failed was fetched, and what is tried again is fetched again.
+        assert await status("bob", size=2 << 20, md5="0" * 32) == (200, "")
+        assert made["status"] == "failed"
         assert await status("bob", size=10, n=7) == (429, "quota_exceeded")
+        assert await retried("bob") == (429, "quota_exceeded")
+        assert await status("cy", size=10, status=404) == (200, "")
+        assert await retried("cy") == (200, "")
+        assert await status("cy", size=10, n=8) == (429, "quota_exceeded")
         for number in range(3):
             assert await status("root", size=2 << 20, n=number) == (200, "")
 

@@ -617,6 +617,11 @@ class TestAuth:
         assert message == f'limits.{table} has "usr": the roles are admin, anonymous, user'
         assert load(f"[limits.{table}]\nanonymous = {value}", folder=tmp_path)
 
+    def test_nobody_with_a_name_is_anonymous(self, tmp_path: Path) -> None:
+        """Users of that role would be counted by their addresses."""
+        message = refused('[auth]\nroles = ["user", "anonymous"]', folder=tmp_path)
+        assert message.startswith('auth.roles has "anonymous"')
+
     def test_quotas_have_what_is_given(self, tmp_path: Path) -> None:
         """Each number may be left out; nothing at all is a mistake."""
         text = '[limits.quotas]\nuser = { jobs_per_day = 5, bytes_per_day = "1 GiB" }'

@@ -14,6 +14,7 @@ from downloadd.web import keys
 from downloadd.web.answers import json_answer, tagged_answer
 from downloadd.web.middleware.sending import keep
 from downloadd.web.requests import (
+    caller_name,
     caller_of,
     case_of,
     flag_of,
@@ -109,7 +110,10 @@ def retry(
 
     async def handler(request: web.Request) -> web.Response:
         case = case_of(request) or usual
-        job = await request.app[keys.SERVICE].retry(job_id_of(request), caller_of(request))
+        job_id, caller = job_id_of(request), caller_of(request)
+        # It fetches as much as a new job does.
+        async with request.app[keys.QUOTAS].admit(caller, caller_name(request)):
+            job = await request.app[keys.SERVICE].retry(job_id, caller)
         headers = {"Location": path(job.id)}
         return json_answer(in_case(with_token(request, view(job)), job, case), headers)
 

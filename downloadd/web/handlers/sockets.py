@@ -67,12 +67,12 @@ async def _send_job(request: web.Request, socket: Socket, job_id: str, token: ob
     try:
         caller = watcher_of(request, job_id_from(job_id), token)
         job = await service.get(job_id_from(job_id), caller)
-        await socket.send(_encode(request, job))
+        await socket.send(_encode(request, job, caller))
         while not job.status.ended:
             # Once more where it was retried as soon as it had ended.
             async for changed in _changes(service, caller, job):
                 job = changed
-                await socket.send(_encode(request, job))
+                await socket.send(_encode(request, job, caller))
     except DownloaddError as exc:
         code, text = told(exc)
         _log.info("websocket.cannot_follow", jobId=job_id[:64], reason=exc.message)
@@ -94,8 +94,8 @@ async def _changes(service: JobService, caller: Caller, job: Job) -> AsyncGenera
                 return
 
 
-def _encode(request: web.Request, job: Job) -> str:
-    return dumps(in_case(with_token(request, job_view(job)), job, Case.SNAKE))
+def _encode(request: web.Request, job: Job, caller: Caller) -> str:
+    return dumps(in_case(with_token(request, job_view(job), caller), job, Case.SNAKE))
 
 
 def _refusal(job_id: str, text: str, code: str) -> str:

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from downloadd.access.caller import ANONYMOUS, Authenticator
-from downloadd.errors import Forbidden, TooManyRequests, Unauthorized
+from downloadd.errors import Forbidden, TooManyRequests, Unauthorized, ValidationError
 from downloadd.ports import Allowance, Limiter
 from downloadd.web.clients import client_of
 from downloadd.web.requests import (
@@ -83,7 +83,7 @@ def admission(
 
 async def _identify(
     request: web.Request, path: str, authenticator: Authenticator | None
-) -> Unauthorized | Forbidden | None:
+) -> Unauthorized | Forbidden | ValidationError | None:
     """Note who calls; return why they may not."""
     if authenticator is None:
         request[CALLER] = ANONYMOUS
@@ -97,7 +97,7 @@ async def _identify(
             request[CALLER] = watcher_of(request, job_id, request.query[TOKEN])
         elif path != CONVERSATION:
             return Unauthorized(NO_CREDENTIAL)
-    except (Unauthorized, Forbidden) as exc:
+    except (Unauthorized, Forbidden, ValidationError) as exc:
         return exc
     return None
 

@@ -132,11 +132,18 @@ def _link(
 def _retry(schema: type[Schema], shown: Mapping[str, Any]) -> Operation:
     return Operation(
         summary="Queue a failed or cancelled job again",
-        description="A failed job goes on from what is verified already, for an hour.",
+        description="A failed job goes on from what is verified already, for an hour. "
+        "For limits and quotas it is a new job.",
         tag="jobs",
         parameters=(JOB_ID, CASE),
         answers={200: in_json("It is queued.", schema, shown, snake=True, headers=("Location",))},
-        refusals=(*JOB, errors.JobConflict, errors.QueueFull, errors.StorageUnavailable),
+        refusals=(
+            *JOB,
+            errors.QuotaExceeded,
+            errors.JobConflict,
+            errors.QueueFull,
+            errors.StorageUnavailable,
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,48 @@ def test_the_files_rights_are_kept(tmp_path: Path) -> None:
     """The server may run as somebody else than who makes keys."""
     path = tmp_path / "keys.json"
     add(path, user="ann", role="user", now=0)
-    path.chmod(0o640)
-    add(path, user="bob", role="user", now=0)
-    assert path.stat().st_mode & 0o777 == 0o640
+    path.chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 23456)
+    was, mask = path.stat(), os.umask(0o077)
+    try:
+        add(path, user="bob", role="user", now=0)
+    finally:
+        os.umask(mask)
+    now = path.stat()
+    assert (now.st_mode, now.st_uid, now.st_gid) == (was.st_mode, was.st_uid, was.st_gid)
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    """Keys that are kept elsewhere, and linked to, are changed there."""
+    path, link = tmp_path / "real" / "keys.json", tmp_path / "keys.json"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    add(link, user="ann", role="user", now=0)
+    assert link.is_symlink()
+    assert [key.user for key in read(path)] == ["ann"]
+
+
+async def test_a_file_that_can_be_read_again_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that could not be read is tried again, though nothing was written to it since."""
+    path = tmp_path / "keys.json"
+    key = add(path, user="ann", role="user", now=0)
+    known = ApiKeys(path, ROLES)
+    known._file._check = 0.0
+    revoke(path, key.split("_")[1])
+    read_bytes = Path.read_bytes
+
+    def denied(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    # Root may read everything: the file's mode alone would show nothing.
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert (await known.identify(key)).user == "ann"
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(Unauthorized):
+        await known.identify(key)
 
 
 def test_no_file_stops_the_start(tmp_path: Path) -> None:
@@ -109,6 +149,10 @@ def entry(**changes: Any) -> dict[str, Any]:
         {"keys": [entry(role="root")]},
         {"keys": [entry(created_at="now")]},
         {"keys": [entry(expires_at=True)]},
+        {"keys": [entry(expires_at="")]},
+        {"keys": [entry(expires_at=[])]},
+        {"keys": [entry(expires_at=float("nan"))]},
+        {"keys": [entry(created_at=float("inf"))]},
         {"keys": [entry(), entry()]},
     ],
     ids=str,

@@ -48,6 +48,7 @@ async def fetch(
         name="file.bin",
         compress=compress,
         on_bytes=lambda _: None,
+        on_fetched=lambda _: None,
         packed=packed,
     )
     try:
