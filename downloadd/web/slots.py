@@ -26,7 +26,7 @@ MANY_FILES = 50
 #: Bytes up to which a request's body is no large one.
 LARGE_BYTES = 64 * 1024
 #: Large answers, and large bodies, under way at once: of one client, and in all.
-PER_CLIENT, IN_ALL = 4, 16
+PER_CLIENT, IN_ALL = 2, 24
 
 
 class StreamSlots:
