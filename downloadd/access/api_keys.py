@@ -154,7 +154,7 @@ def _changing(path: Path) -> Iterator[list[ApiKey]]:
     """Give the file's keys to be changed; written whole, or not at all. ``ConfigError``."""
     try:
         # Where the file is a link, what it leads to is changed.
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
