@@ -12,6 +12,8 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.archives import Wanted, want
 from tests.e2e.service import Service
 from tests.faults.outages import PREFIX, beside, body, client_of, durable_valkey
@@ -70,6 +72,7 @@ async def all_completed(server: Service, jobs: list[str]) -> None:
         assert (await server.ended(job_id))["status"] == "completed"
 
 
+@pytest.mark.timeout(300)
 async def test_with_valkey_beside_it(folder: Path, origin: Origin) -> None:
     """No job is lost that an outside Valkey has acknowledged, when both are killed."""
     async with asyncio.TaskGroup() as lanes:
