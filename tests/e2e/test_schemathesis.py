@@ -59,7 +59,7 @@ async def test_schemathesis_finds_nothing(folder: Path, origin: Origin) -> None:
             said = (await process.communicate())[0].decode()
             pytest.fail(f"it did not end:\n{said[-3000:]}")
         assert process.returncode == 0, said[-8000:]
-        assert int(re.findall(r"(\d+) generated", said)[0]) > 300, said[-3000:]
+        assert int(re.findall(r"(\d+) generated", said)[0]) > 100, said[-3000:]
         log = server.log.read_text()
         assert "http.failed" not in log
         assert "cannot be resolved" not in log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,12 @@ async def test_an_upload_that_goes_missing_is_begun_anew(rig: Rig, tmp_path: Pat
     async with rig.pool() as worker:
         job_id = await worker.make(urls)
         (upload_id,) = await eventually(rig.storage.parts)
-        (found,) = [it async for it in rig.objects.find_uploads("")]
+
+        async def uploads() -> list[Any]:
+            return [it async for it in rig.objects.find_uploads("")]
+
+        # Its folder is there a moment before it says whose it is.
+        (found,) = await eventually(uploads)
         await rig.objects.abort(found.key, upload_id)
         job = await worker.ended(job_id)
         assert job.status is JobStatus.COMPLETED, job.error
