@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime
 
 from aiohttp import ETag, web
 
@@ -23,7 +24,7 @@ def precondition_failed(request: web.Request, file: LocalFile) -> bool:
     """Whether If-Match, or else If-Unmodified-Since, forbids an answer (412)."""
     if request.if_match is not None:
         return not _any_match(file, (tag for tag in request.if_match if not tag.is_weak))
-    since = request.if_unmodified_since
+    since = _date(request, "if_unmodified_since")
     return since is not None and _modified(file) > since.timestamp()
 
 
@@ -31,7 +32,7 @@ def not_modified(request: web.Request, file: LocalFile) -> bool:
     """Whether the client has the file already (304)."""
     if request.if_none_match is not None:
         return _any_match(file, request.if_none_match)
-    since = request.if_modified_since
+    since = _date(request, "if_modified_since")
     return since is not None and _modified(file) <= since.timestamp()
 
 
@@ -75,8 +76,17 @@ def _if_range(request: web.Request, file: LocalFile) -> bool:
     given = request.headers.get("If-Range")
     if given is None or given == f'"{file.etag}"':
         return True
-    date = request.if_range
+    date = _date(request, "if_range")
     return date is not None and date.timestamp() == _modified(file)
+
+
+def _date(request: web.Request, name: str) -> datetime | None:
+    """A header's date; None for what is none (RFC 9110 §13.1.3)."""
+    try:
+        found: datetime | None = getattr(request, name)
+    except OverflowError:  # which aiohttp lets through
+        return None
+    return found
 
 
 def _any_match(file: LocalFile, tags: Iterable[ETag]) -> bool:

@@ -130,6 +130,9 @@ class Sockets:
             # Messages are small, and a compressor for each connection is not.
             compress=False,
         )
+        if not request.headers.get("Sec-WebSocket-Key", "").isascii():
+            # aiohttp decodes it without a look.
+            raise web.HTTPBadRequest(text="The Sec-WebSocket-Key is not proper base64.")
         await response.prepare(request)
         socket = Socket(response, stall=self._stall)
         if draining:

@@ -99,4 +99,6 @@ def _encode(request: web.Request, job: Job, caller: Caller) -> str:
 
 
 def _refusal(job_id: str, text: str, code: str) -> str:
-    return dumps({"job_id": job_id[:64], "error": text, "code": code})
+    # Half of a surrogate pair cannot be sent.
+    shown = job_id[:64].encode(errors="backslashreplace").decode()
+    return dumps({"job_id": shown, "error": text, "code": code})
