@@ -7,6 +7,7 @@ public key is no HMAC secret, whatever a token's header says.
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -36,6 +37,8 @@ MIN_RSA_BITS = 2048
 
 _ALGORITHMS = {"RSA": "RS256", "EC": "ES256", "oct": "HS256"}
 _NOT_VALID = "The token is not valid."
+#: How a line of OpenSSH's keys begins.
+_OPENSSH = re.compile(r"\s*(?:sk-)?(?:ssh|ecdsa)-[\w@.-]+ ")
 
 #: What is said of each fault; the others are told nothing about.
 _FAULTS: Mapping[type[Exception], str] = {
@@ -195,8 +198,10 @@ def _parse_key(text: str) -> Key:
 
 def _is_public(text: str) -> bool:
     """Whether a text is a public key or a certificate in one of the other forms."""
-    if re.match(r"\s*(?:\{|ssh-|ecdsa-|sk-)", text):
+    if _OPENSSH.match(text):
         return True
+    with suppress(ValueError, RecursionError):
+        return isinstance(json.loads(text), dict)
     try:
         raw = base64.b64decode("".join(text.split()), validate=True)
     except ValueError:

@@ -191,6 +191,14 @@ get(
     400,
     headers=f"{_UPGRADE}Sec-WebSocket-Version: 1\r\nSec-WebSocket-Key: x\r\n",
 )
+# aiohttp's base64 decoder raises for what is not ASCII.
+for _name, _target in (("ws", "/ws"), ("job", "/v1/download/subscribe/{job}")):
+    get(
+        f"header-upgrade-key-{_name}",
+        _target,
+        400,
+        headers=f"{_UPGRADE}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \xff\r\n",
+    )
 get(
     "header-h2c",
     "/health/live",

@@ -406,6 +406,7 @@ def test_a_weak_key_stops_the_start(key: str, said: str) -> None:
         base64.b64encode(certificate(rsa_key())).decode(),
         public_ssh(rsa_key()),
         json.dumps(jwk(rsa_key())),
+        json.dumps(dict(sorted(jwk(ec_key()).items(), reverse=True))),
         "\n" + json.dumps({"keys": [jwk(rsa_key())]}),
     ],
     ids=lambda key: key[:12],
@@ -415,6 +416,17 @@ def test_a_public_key_in_another_form_stops_the_start(key: str) -> None:
     with pytest.raises(ConfigError, match="as a secret everybody would have it") as caught:
         tokens(key=key)
     assert key not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["sk-live-" + "a" * 40, "{" + "x" * 40, "ssh-" + "a" * 40, b64(bytes(48)), "1" * 40],
+    ids=lambda secret: secret[:8],
+)
+async def test_secrets_of_any_form(secret: str) -> None:
+    """What only looks a little like a public key is as good a secret as others."""
+    known = tokens(key=secret)
+    assert (await known.identify(mint(secret, "HS256"))).user == "ann"
 
 
 @pytest.mark.parametrize("before", ["# mine\n", "\ufeff", "Bag Attributes\n  name: x\nKey: y\n"])

@@ -18,6 +18,7 @@ from yarl import URL
 from downloadd.web import connection
 from downloadd.web.body import MAX_BODY_BYTES
 from downloadd.web.connection import Runner
+from downloadd.web.keys import METRICS
 from downloadd.web.middleware import sending
 from tests.e2e.service import Service
 from tests.integration.web.conftest import Server
@@ -193,7 +194,9 @@ async def test_an_answer_that_nobody_takes_is_broken_off(
         whole = len(await response.read())
     # More than fits into the kernel's buffers.
     async with asking(URL(server.url).port or 0, BUNDLE, 1, times=8) as (opened,):
-        await asyncio.sleep(1)
+        async with asyncio.timeout(30):
+            while 'status="499"' not in server.app[METRICS].render()[0].decode():
+                await asyncio.sleep(0.05)
         assert await asyncio.to_thread(cut_off, opened, 8 * whole)
     async with server.client.get("/metrics") as response:
         assert 'path="/docs/{asset}",status="499"} 1.0' in await response.text()

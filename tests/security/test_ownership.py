@@ -341,6 +341,10 @@ async def test_websockets(house: House, origin: Origin) -> None:
         assert (await told())["code"] == "unauthorized"
         assert (await told(token="x"))["code"] == "unauthorized"
         assert (await told(token=7))["code"] == "unauthorized"
+        # Half of a surrogate pair, as an escape: no id, and told in one that can be sent.
+        await ws.send_str(r'{"type": "subscribe", "job_id": "\ud800"}')
+        answer = await ws.receive_json(timeout=10)
+        assert (answer["job_id"], answer["code"]) == (r"\ud800", "validation_error")
         answer = await told(token=token)
         assert answer["status"] == "completed"
         assert "token" not in answer["subscribe_url"]
