@@ -31,6 +31,8 @@ from downloadd.network.guard import AddressGuard, canonical_host
 #: For one question to one name server, and how often each is asked; the time
 #: for connecting ends it all the same.
 _QUERY_SECONDS, _QUERIES = 3.0, 3
+#: Of a name's addresses so many are dialled; all are checked.
+MAX_ADDRESSES = 8
 #: Seconds for which an idle connection is kept.
 KEEPALIVE = 15.0
 
@@ -82,7 +84,9 @@ class GuardedResolver(AbstractResolver):
             raise socket.gaierror(socket.EAI_NONAME, "the name has no address")
         for answer in answers:
             self._guard.check_address(answer["host"], name, port)
-        return answers
+        # aiohttp dials all that it is given, and those that are left after each
+        # round again: of thousands, a URL would make a scan of somebody's ports.
+        return answers[:MAX_ADDRESSES]
 
     async def _look_up(
         self, name: str, port: int, family: socket.AddressFamily

@@ -176,8 +176,11 @@ class AddressGuard:
         return any(low <= port <= high for low, high in self._ports)
 
     def _is_own(self, address: Address, port: int) -> bool:
+        plain = (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
         return any(
-            port == own_port and (address == own if own is not None else _is_local(address))
+            port == own_port
+            # The kernel takes an unspecified address for this machine's.
+            and (plain.is_unspecified or (plain == own if own is not None else _is_local(plain)))
             for own, own_port in self._own
         )
 
@@ -323,8 +326,11 @@ def _own_address(host: str) -> Address | None:
 def _is_local(address: Address) -> bool:
     """Whether an address is one of this machine's: the kernel would answer from it.
 
-    Connecting a datagram socket only looks the route up; nothing is sent.
+    All of 127.0.0.0/8 is, though it answers from 127.0.0.1. Connecting a
+    datagram socket only looks the route up; nothing is sent.
     """
+    if address.is_loopback:
+        return True
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

@@ -18,6 +18,8 @@ Headers = CIMultiDictProxy[str]
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _CONTENT_RANGE = re.compile(r"bytes\s+(\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE)
+#: Longest Content-Disposition that is read, in characters.
+MAX_DISPOSITION_CHARS = 2048
 _SECONDS = re.compile(r"\d{1,9}")
 _DIGITS = re.compile(r"\d{1,19}")
 # RFC 9530 §2, §3: a Structured Fields dictionary of byte sequences.
@@ -176,7 +178,7 @@ def file_name(headers: Headers) -> str | None:
     unquoted spaces and in continued pieces (RFC 2231). Raw: not made safe.
     """
     text = headers.get("Content-Disposition")
-    if text is None:
+    if text is None or len(text) > MAX_DISPOSITION_CHARS:
         return None
     message = Message()
     message["Content-Disposition"] = _decoded(text)

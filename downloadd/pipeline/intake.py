@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 #: Files up to this size never touch the disk while there is memory for them,
 #: and are hashed where they stand: a hop to a thread would cost more.
 SMALL = 64 << 10
+#: So many pieces go to the disk, however small: each takes what forty bytes more do.
+MANY_CHUNKS = 4096
 #: What the format check looks at.
 _HEAD = 4 << 10
 
@@ -127,7 +129,11 @@ class Intake:
         self._waiting.append(chunk)
         self._waiting_bytes += len(chunk)
         self.room.settle(self.received - self._base)
-        if self._waiting_bytes >= HOP or (self._absorber is None and self.received > SMALL):
+        if self._absorber is None:
+            full = self.received > SMALL
+        else:
+            full = self._waiting_bytes >= HOP or len(self._waiting) >= MANY_CHUNKS
+        if full:
             await self._absorb()
 
     async def _absorb(self) -> None:

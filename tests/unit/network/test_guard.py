@@ -316,6 +316,23 @@ def test_a_wildcard_listener_is_every_local_address(listening: str) -> None:
     guard.check_url("http://127.0.0.1:3001/")
 
 
+@pytest.mark.parametrize("listening", ["0.0.0.0", "::", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.5", "127.255.255.254", "[::ffff:127.0.0.5]", "[::1]"])
+def test_a_wildcard_listener_is_all_of_loopback(listening: str, host: str) -> None:
+    """The kernel answers at 127.0.0.5 too, though from 127.0.0.1."""
+    guard = AddressGuard(allow=["0.0.0.0/0", "::/0"], own=[(listening, 3000)])
+    assert "itself" in blocked(guard, f"http://{host}:3000/")
+    guard.check_url(f"http://{host}:3001/")
+
+
+@pytest.mark.parametrize("listening", ["0.0.0.0", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]"])
+def test_an_unspecified_address_is_this_machine(listening: str, host: str) -> None:
+    """Dialled, it leads to loopback."""
+    guard = AddressGuard(allow=["0.0.0.0/0", "::/0"], own=[(listening, 3000)])
+    assert "itself" in blocked(guard, f"http://{host}:3000/")
+
+
 def test_a_wildcard_listener_is_not_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address without a route to it is not one of ours."""
 

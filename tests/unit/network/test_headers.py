@@ -188,6 +188,17 @@ def test_file_names(text: str, name: str | None) -> None:
     assert read.file_name(of(Content_Disposition=text)) == name
 
 
+@pytest.mark.parametrize("piece", ['";"', '\\\\;"', "\\;", "a=b;"])
+def test_a_name_that_takes_long_to_find_is_none(piece: str) -> None:
+    """The parser's time grows with the square of the length; a name has 255 bytes at the end."""
+    text = 'attachment; filename="a.pdf"; ' + piece * 8000
+    assert read.file_name(of(Content_Disposition=text)) is None
+    # Three bytes in a name may be nine characters, and there is room for a second form of it.
+    long = "%E2%82%AC" * 85
+    text = f"attachment; filename=\"{'x' * 255}\"; filename*=utf-8''{long}"
+    assert read.file_name(of(Content_Disposition=text)) == "€" * 85
+
+
 LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"))
 RAW = st.one_of(
     st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape")),

@@ -24,8 +24,10 @@ from downloadd.errors import (
     SourceUnreachable,
 )
 from downloadd.model import FileEntry, Source
+from downloadd.pipeline import intake
 from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.fetching import FileFetch
+from downloadd.pipeline.intake import Intake
 from downloadd.urls import host_of
 from tests.fakes import Answer, Script
 from tests.origin import content
@@ -388,3 +390,24 @@ async def test_a_simulated_delay_comes_once(make_bench: MakeBench) -> None:
     packed = Packed(entry=entry, sha256=fetched.sha256, stored=MIB, validator='"1"')
     await (await fetch(bench, packed=packed)).payload.discard()
     assert bench.clock.pauses == []
+
+
+async def test_many_small_pieces_do_not_pile_up(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes that come two by two would take thirty times their room until they are many."""
+    monkeypatch.setattr(intake, "MANY_CHUNKS", 100)
+    take = Intake.take
+    waiting: list[int] = []
+
+    async def counted(self: Intake, chunk: bytes) -> None:
+        await take(self, chunk)
+        if self._absorber is not None:
+            waiting.append(len(self._waiting))
+
+    monkeypatch.setattr(Intake, "take", counted)
+    data = DATA[:200_000]
+    fetched = await fetch(make_bench(in_turn(Answer(data, size=len(data), chunk=20))))
+    assert fetched.size == len(data)
+    assert max(waiting) < 100
+    assert len(waiting) > 5000
