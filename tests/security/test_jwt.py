@@ -409,7 +409,7 @@ def test_a_weak_key_stops_the_start(key: str, said: str) -> None:
         json.dumps(dict(sorted(jwk(ec_key()).items(), reverse=True))),
         "\n" + json.dumps({"keys": [jwk(rsa_key())]}),
     ],
-    ids=lambda key: key[:12],
+    ids=("rsa", "ec", "certificate", "ssh", "jwk", "jwk reversed", "jwks"),
 )
 def test_a_public_key_in_another_form_stops_the_start(key: str) -> None:
     """Taken for a secret it would be one that everybody has."""
