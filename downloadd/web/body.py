@@ -14,6 +14,7 @@ from aiohttp import web
 
 from downloadd.errors import ValidationError
 from downloadd.web.fields import within
+from downloadd.web.framing import ask_for_body
 from downloadd.web.slots import turn_to_read
 
 #: Largest body that is read; the application's ``client_max_size``.
@@ -58,6 +59,7 @@ async def _read(request: web.Request) -> bytearray:
     raw = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            await ask_for_body(request)
             async for piece in request.content.iter_any():
                 raw += piece
                 if len(raw) > MAX_BODY_BYTES:
@@ -86,7 +88,7 @@ def decode(raw: bytes | bytearray) -> dict[str, Any]:
     try:
         if _many_values(raw):
             raise ValueError(f"there are more than {MAX_VALUES:,} values")
-        value = _decoder.decode(raw.decode())
+        value = STRICT_JSON.decode(raw.decode())
         if b"\\u" in raw:
             # Only an escape can smuggle half a surrogate pair into a string.
             json.dumps(value, ensure_ascii=False).encode()
@@ -149,7 +151,8 @@ def _integer(text: str) -> int:
         raise ValueError("a number is too large") from exc
 
 
-_decoder = json.JSONDecoder(
+#: Takes nothing that could be understood in two ways, nor what JSON could not carry on.
+STRICT_JSON = json.JSONDecoder(
     object_pairs_hook=_unique,
     parse_constant=_constant,
     parse_float=_number,

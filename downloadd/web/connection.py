@@ -9,21 +9,19 @@ headers of all others, and neither they nor the log repeat what was sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import structlog
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpProcessingError, HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpProcessingError, HttpVersion10, RawRequestMessage
 from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import ERROR, _ErrInfo
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import _ErrInfo
 
+from downloadd.web.allowance import Allowance
 from downloadd.web.errors import http_answer, internal_answer
-from downloadd.web.middleware.caching import NO_STORE
+from downloadd.web.framing import judging, last, request_factory
 from downloadd.web.middleware.request_id import identify
-from downloadd.web.middleware.security import HEADERS
 from downloadd.web.requests import REQUEST_ID
 
 #: Longest line of a request's head, in bytes; it has 128 headers at most.
@@ -35,6 +33,14 @@ HEAD_SECONDS, KEEPALIVE_SECONDS = 15.0, 75.0
 WAITING_BYTES = 16 * 1024
 #: Seconds without reading after which a client makes room for others.
 STALLED_SECONDS = 5.0
+#: Bytes read at once: what a client sends in small pieces costs a thousandfold, and others
+#: have their turn between two reads.
+READ_BYTES = 16 * 1024
+#: Bytes after which it is no request any more: many times what a body may have.
+MAX_REQUEST_BYTES = 32 * 1024 * 1024
+#: Bytes that may come over a WebSocket at once, and each second. Messages, which are fewer,
+#: are counted where they are heard; here is counted what never becomes one.
+BURST_BYTES, BYTES_PER_SECOND = 1024 * 1024, 128 * 1024
 #: Connections open at once: streams, and some more.
 MAX_CONNECTIONS = 12_000
 
@@ -45,11 +51,6 @@ _FULL = (
 
 _NOT_HTTP = "This is no proper HTTP/1.1 request."
 _TOO_LONG = f"The address or a header is longer than {MAX_LINE_BYTES:,} bytes."
-#: What aiohttp says of bytes that do not make a request.
-_ERROR = ERROR._replace(version=HttpVersion11)
-
-_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 _log = structlog.get_logger(__name__)
 
 
@@ -82,8 +83,8 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         server = _Server(
-            _unless_expecting(made.request_handler),
-            request_factory=_request_factory(made.request_factory),
+            judging(made.request_handler),
+            request_factory=request_factory(made.request_factory),
             **self._kwargs,
         )
         server.head_seconds = self._head_seconds
@@ -111,8 +112,8 @@ class _Server(web.Server):
             self._connections.pop(connection, None)
         return bool(idle)
 
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(
+    def __call__(self) -> asyncio.BaseProtocol:  # type: ignore[override]
+        connection = _Connection(
             self,
             loop=self._loop,
             max_line_size=MAX_LINE_BYTES,
@@ -121,16 +122,75 @@ class _Server(web.Server):
             auto_decompress=False,
             **self._kwargs,
         )
+        return _Reader(connection, self._loop)
+
+
+#: What was read last, on any connection: it is taken out at once.
+_READ = memoryview(bytearray(READ_BYTES))
+
+
+class _Reader(asyncio.BufferedProtocol):
+    """Reads little at once for a connection, and lets others have their turn in between.
+
+    uvloop would read 256 KB for up to 32 times on end, which in pieces of a
+    few bytes are seconds of work.
+    """
+
+    __slots__ = ("_connection", "_loop", "_transport")
+
+    def __init__(self, connection: _Connection, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._connection.connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._transport = None
+        self._connection.connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._connection.data_received(bytes(_READ[:nbytes]))
+        if nbytes == READ_BYTES and (transport := self._reading()) is not None:
+            transport.pause_reading()
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if (transport := self._reading()) is not None:
+            transport.resume_reading()
+
+    def _reading(self) -> asyncio.Transport | None:
+        """The transport, where it may be read from; aiohttp, when it has paused, resumes itself."""
+        it = self._transport
+        return None if it is None or it.is_closing() or self._connection.reading_paused else it
+
+    def eof_received(self) -> None:
+        self._connection.eof_received()
+
+    def pause_writing(self) -> None:
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._connection.resume_writing()
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_head_timer", "_paused_at", "_server")
+    __slots__ = ("_allowance", "_head_timer", "_paused_at", "_server", "_since_head")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
         self._paused_at: float | None = None
+        #: Bytes since the last head was whole.
+        self._since_head = 0
+        #: Of a connection that has become a WebSocket.
+        self._allowance: Allowance | None = None
 
     @property
     def served(self) -> bool:
@@ -141,6 +201,11 @@ class _Connection(web.RequestHandler):
     def waiting(self) -> bool:
         """Whether it waits for a request's head."""
         return not self.served or (self._waiter is not None and not self._waiter.done())
+
+    @property
+    def reading_paused(self) -> bool:
+        """Whether aiohttp wants to read no more for now."""
+        return self._reading_paused
 
     @property
     def stalled(self) -> bool:
@@ -191,7 +256,15 @@ class _Connection(web.RequestHandler):
             self.drop()
 
     def data_received(self, data: bytes) -> None:
+        before = self._request_count
         super().data_received(data)
+        self._since_head = self._since_head + len(data) if self._request_count == before else 0
+        if self._upgraded and not self._is_moderate(len(data)):
+            self._refuse("too much over a WebSocket")
+            return
+        if not self._upgraded and self._since_head > MAX_REQUEST_BYTES:
+            self._refuse("a request without an end")
+            return
         if not self.waiting:
             self._forget_head()
         elif data:
@@ -205,6 +278,18 @@ class _Connection(web.RequestHandler):
         request = self._current_request
         if request is not None and not request.content.is_eof():
             request.content.set_exception(web.RequestPayloadError())
+
+    def _is_moderate(self, size: int) -> bool:
+        now = self._loop.time()
+        if self._allowance is None:
+            self._allowance = Allowance(burst=BURST_BYTES, per_second=BYTES_PER_SECOND, now=now)
+        return self._allowance.take(size, now)
+
+    def _refuse(self, problem: str) -> None:
+        _log.info(
+            "http.refused", problem=problem, remote=self.peername[0] if self.peername else None
+        )
+        self.drop()
 
     def handle_error(
         self,
@@ -223,8 +308,8 @@ class _Connection(web.RequestHandler):
             raise ConnectionAbortedError("the answer cannot be finished")
         if isinstance(exc, HttpProcessingError):
             text = _TOO_LONG if isinstance(exc, LineTooLong) else _NOT_HTTP
-            return _last(request, http_answer(request, web.HTTPBadRequest(text=text)))
-        return _last(request, internal_answer(request))
+            return last(request, http_answer(request, web.HTTPBadRequest(text=text)))
+        return last(request, internal_answer(request))
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log aiohttp's own complaints; the exception says what the arguments do."""
@@ -245,40 +330,3 @@ def _tell(exc: BaseException | None, **context: object) -> None:
         _log.info("http.refused", problem=type(exc).__name__, **context)
     else:
         _log.error("http.failed", exc_info=exc, **context)
-
-
-def _last(request: web.BaseRequest, response: web.Response) -> web.Response:
-    """Give an answer that the application's signals do not see what they would give it."""
-    response.headers.update({"X-Request-ID": request[REQUEST_ID], **HEADERS, **NO_STORE})
-    response.force_close()
-    return response
-
-
-def _unless_expecting(handle: _Handler) -> _Handler:
-    """Refuse expectations other than 100-continue, which aiohttp looks at before middleware."""
-
-    async def checked(request: web.BaseRequest) -> web.StreamResponse:
-        if (request.headers.get("Expect") or "100-continue").lower() == "100-continue":
-            return await handle(request)
-        identify(request)
-        known = {"remote": request.remote, "requestId": request[REQUEST_ID]}
-        _log.info("http.refused", problem="Expect", **known)
-        text = "This server can meet no expectation but 100-continue."
-        return _last(request, http_answer(request, web.HTTPExpectationFailed(text=text)))
-
-    return checked
-
-
-def _request_factory(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """Let answers to what is no request be of our version of HTTP (RFC 9110 §2.5), not 1.0."""
-
-    def request_factory(
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: web.RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> web.BaseRequest:
-        return make(_ERROR if message is ERROR else message, payload, protocol, writer, task)
-
-    return request_factory

@@ -66,7 +66,7 @@ _MESSAGES: Mapping[int, str] = {
 }
 
 #: What aiohttp's refusals tell besides their status.
-_HEADERS = ("Accept-Encoding", "Content-Range", "Retry-After")
+_HEADERS = ("Accept-Encoding", "Content-Range", "Retry-After", "Sec-WebSocket-Version")
 
 _INTERNAL = "Something went wrong on the server. The request id finds it in the log."
 

@@ -11,26 +11,28 @@ What ends early, by the time limit or with the server, is closed with 1012
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from prometheus_client import Gauge
 
 from downloadd.errors import DownloaddError
 from downloadd.model import Event, iso8601
+from downloadd.web.allowance import Allowance
+from downloadd.web.body import STRICT_JSON
+from downloadd.web.handshake import check_handshake
 from downloadd.web.naming import FOUR
 from downloadd.web.sse import LIMIT_SECONDS, PING_SECONDS, STALL_SECONDS, abort_if_stalled
 from downloadd.web.views import Case, dumps, snake
 
 #: The largest message that a client may send.
 MAX_MESSAGE_BYTES = 4096
-#: How many are heard at once; each further one of a connection takes its time, in seconds.
-FREE_MESSAGES, MESSAGE_SECONDS = 100, 0.05
+#: Messages that a client may send at once, pings and pongs among them, and each second.
+BURST_MESSAGES, MESSAGES_PER_SECOND = 100, 20.0
 #: Seconds that a client may take to agree to the end.
 _CLOSE_SECONDS = 2.0
 
@@ -59,6 +61,11 @@ class Socket:
         """Send a message. ``TimeoutError`` when the client has taken nothing for too long."""
         async with asyncio.timeout(self._stall), self._lock:
             await self._response.send_str(text)
+
+    async def pong(self, data: bytes) -> None:
+        """Answer a ping. ``TimeoutError`` as ``send``."""
+        async with asyncio.timeout(self._stall), self._lock:
+            await self._response.pong(data)
 
     async def close(self, code: int = WSCloseCode.OK, reason: bytes = b"") -> None:
         """End the connection, when the client has read what was sent or has had its time."""
@@ -123,16 +130,16 @@ class Sockets:
         alone: bool,
         draining: bool,
     ) -> web.StreamResponse:
+        check_handshake(request)
         response = web.WebSocketResponse(
             timeout=_CLOSE_SECONDS,
+            # aiohttp would answer pings, and pass over pongs, for as long as any are there.
+            autoping=False,
             heartbeat=self._heartbeat,
             max_msg_size=MAX_MESSAGE_BYTES,
             # Messages are small, and a compressor for each connection is not.
             compress=False,
         )
-        if not request.headers.get("Sec-WebSocket-Key", "").isascii():
-            # aiohttp decodes it without a look.
-            raise web.HTTPBadRequest(text="The Sec-WebSocket-Key is not proper base64.")
         await response.prepare(request)
         socket = Socket(response, stall=self._stall)
         if draining:
@@ -189,30 +196,35 @@ async def _ignore(_: Socket, __: Mapping[str, Any]) -> None:
 
 
 async def _read(socket: Socket, response: web.WebSocketResponse, on_message: OnMessage) -> None:
-    """Hear the client until it is gone; aiohttp answers its pings, and misses its pongs."""
-    heard = 0
-    async for message in response:
-        heard += 1
-        if heard > FREE_MESSAGES:
-            # What is not read fills the client's own buffers.
-            await asyncio.sleep(MESSAGE_SECONDS)
-        if message.type is not WSMsgType.TEXT:
-            await socket.close(WSCloseCode.UNSUPPORTED_DATA, b"Send JSON as text.")
-            return
+    """Hear the client until it is gone, or sends what it should not; aiohttp misses its pongs."""
+    allowance = Allowance(
+        burst=BURST_MESSAGES, per_second=MESSAGES_PER_SECOND, now=time.monotonic()
+    )
+    try:
+        async for message in response:
+            if not allowance.take(1, time.monotonic()):
+                await socket.close(WSCloseCode.POLICY_VIOLATION, b"Send fewer messages.")
+                return
+            await _hear(socket, message, on_message)
+    except (ConnectionError, TimeoutError):
+        return
+
+
+async def _hear(socket: Socket, message: WSMessage, on_message: OnMessage) -> None:
+    if message.type is WSMsgType.PING:
+        await socket.pong(message.data)
+    elif message.type is WSMsgType.BINARY:
+        await socket.close(WSCloseCode.UNSUPPORTED_DATA, b"Send JSON as text.")
+    elif message.type is WSMsgType.TEXT:
         try:
-            said = json.loads(message.data)
+            said = STRICT_JSON.decode(message.data)
         except (ValueError, RecursionError):
             await socket.close(WSCloseCode.INVALID_TEXT, b"Send JSON.")
             return
-        if not isinstance(said, dict):
-            continue
-        try:
-            if said.get("type") == "ping":
-                await socket.send(dumps({"type": "pong"}))
-            else:
-                await on_message(socket, said)
-        except (ConnectionError, TimeoutError):
-            return
+        if isinstance(said, dict) and said.get("type") == "ping":
+            await socket.send(dumps({"type": "pong"}))
+        elif isinstance(said, dict):
+            await on_message(socket, said)
 
 
 async def _send_events(socket: Socket, events: AsyncGenerator[Event], case: Case) -> None:

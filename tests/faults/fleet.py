@@ -61,6 +61,8 @@ class Watcher:
         #: Everything that came, over all connections.
         self.events: list[Sent] = []
         self.connections = 0
+        #: Which it listens to.
+        self.server: Service | None = None
         self._fleet = fleet
         self._choose = choose
 
@@ -75,8 +77,12 @@ class Watcher:
 
     async def _listen(self, server: Service) -> None:
         after = self.events[-1].id if self.events else None
-        async for event in server.events(self.job_id, after=after):
-            self.events.append(event)
+        self.server = server
+        try:
+            async for event in server.events(self.job_id, after=after):
+                self.events.append(event)
+        finally:
+            self.server = None
 
     def assert_saw(self, all_ids: list[str]) -> None:
         """Every event once and in order; the first stands for all up to its own."""

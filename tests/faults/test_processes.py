@@ -24,7 +24,7 @@ from tests.receiver import SECRET, Receiver
 from tests.valkey import Valkey
 
 JOBS = 300
-WATCHERS = 30
+WATCHERS = 60
 #: Seconds over which jobs come, which is much sooner than they can be done:
 #: whoever watches one that waits sees processes come and go.
 FEEDING = 6.0
@@ -112,9 +112,17 @@ class Trial:
         while True:
             await asyncio.sleep(pause)
             pause = self._chance.uniform(*PAUSE)
-            await self._fleet.kill(self._chance.choice(self._fleet.living))
+            await self._fleet.kill(self._next_to_die())
             self.kills += 1
             await self._fleet.start()
+
+    def _next_to_die(self) -> Service:
+        """Any process; each second time the one that most are listening to."""
+        any_one = self._chance.choice(self._fleet.living)
+        if self.kills % 2 == 0:
+            return any_one
+        heard = Counter(watcher.server for watcher in self.watchers if watcher.server)
+        return max(self._fleet.living, key=lambda it: (heard[it], it is any_one))
 
     async def run(self) -> None:
         """Until every job has ended and every watcher knows it."""

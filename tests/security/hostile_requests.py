@@ -236,6 +236,17 @@ raw(
     400,
 )
 raw(
+    "coding-compressed",
+    f"{_POST}{_JSON}Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n",
+    400,
+)
+raw(
+    "coding-in-two-lines",
+    f"{_POST}{_JSON}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    "2\r\n{}\r\n0\r\n\r\n",
+    400,
+)
+raw(
     "coding-obscured",
     f"{_POST}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
     400,

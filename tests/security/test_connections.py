@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
+from downloadd.web import connection
 from downloadd.web.connection import Runner
 from tests.e2e.service import Service
+from tests.integration.web.conftest import Start
 from tests.origin import Origin
 
 #: Connections that never finish a request's head.
@@ -104,8 +108,12 @@ async def listening(**options: float) -> AsyncIterator[int]:
     async def hello(_: web.Request) -> web.Response:
         return web.Response(text="hello")
 
-    app = web.Application()
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(text=str(len(await request.read())))
+
+    app = web.Application(client_max_size=4 << 20)
     app.router.add_get("/", hello)
+    app.router.add_post("/", echo)
     runner = Runner(app, shutdown_timeout=0.1, **options)  # type: ignore[arg-type]
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -198,3 +206,119 @@ async def test_nobody_goes_whose_request_is_under_way() -> None:
             writer.close()
     finally:
         await runner.cleanup()
+
+
+# --- requests without an end ----------------------------------------------------------
+
+_POST = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+_GET = _POST.replace(b"POST", b"GET")
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"", b"\r\n"),
+        (_GET, b"1\r\nx\r\n"),
+        (_POST, b"1\r\nx\r\n"),
+        (_POST + b"1;", b"a"),
+        (_POST + b"0\r\nTrailer: ", b"a"),
+    ],
+    ids=("empty lines", "body of a GET", "small chunks", "chunk extension", "trailer"),
+)
+async def test_requests_without_end(
+    first: bytes, more: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is cut off, and meanwhile others are answered."""
+    monkeypatch.setattr(connection, "MAX_REQUEST_BYTES", 1 << 20)
+    async with listening(head_seconds=60) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 64 << 20 and not writer.is_closing():
+                writer.write(more * 10_000)
+                sent += 10_000 * len(more)
+                await writer.drain()
+                await reading(port)
+        assert sent < 16 << 20
+        assert await is_closed(reader)
+        writer.close()
+
+
+async def test_chunks_before_their_time() -> None:
+    """RFC 9112 §6.1: a proxy may have read on behind them, so nothing else is read here."""
+    async with listening() as port, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        first = _POST.replace(b"1.1", b"1.0").replace(b"Host", b"Connection: keep-alive\r\nHost")
+        writer.write(first + b"0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.0 400 ")
+        assert b"hello" not in await reader.read()
+        writer.close()
+
+
+async def reading(port: int) -> None:
+    """One client that does nothing odd."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert b"200 OK" in await ask(reader, writer)
+    writer.close()
+
+
+async def test_little_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much has come, others have their turn after each piece."""
+    sizes: list[int] = []
+    hear = connection._Connection.data_received
+
+    def data_received(self: connection._Connection, data: bytes) -> None:
+        sizes.append(len(data))
+        hear(self, data)
+
+    monkeypatch.setattr(connection._Connection, "data_received", data_received)
+    body = b"x" * 3_000_000
+    async with listening() as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n" + body)
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(7) == b"3000000"
+        assert b"200 OK" in await ask(reader, writer)
+        writer.close()
+    assert max(sizes) == connection.READ_BYTES
+    assert sum(sizes) > len(body)
+
+
+# --- bodies that wait to be asked for (RFC 9110 §10.1.1) ---------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/v1/download/initiate", "Content-Type: text/html\r\nContent-Length: 9", 415),
+        ("/v1/download/initiate", "Content-Type: application/json\r\nContent-Length: 5000000", 413),
+        ("/nowhere", "Content-Length: 9", 404),
+        ("/health/live", "Content-Length: 9", 405),
+    ],
+)
+async def test_a_body_that_nobody_wants(start: Start, path: str, headers: str, status: int) -> None:
+    """It is refused before it is sent, and what is sent after that is no second request."""
+    async with start() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(server.url).port)
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n{headers}\r\n\r\n"
+        writer.write(head.encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"\r\nConnection: close\r\n" in answer
+        writer.close()
+
+
+async def test_a_body_that_is_asked_for(start: Start, origin: Origin) -> None:
+    """It is asked for when the rest of the request is found to be right."""
+    body = json.dumps({"source_urls": [origin.url(size=5)]}).encode()
+    async with start() as server, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection("127.0.0.1", URL(server.url).port)
+        writer.write(
+            b"POST /v1/download/initiate HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()

@@ -323,19 +323,6 @@ async def test_streams_at_once(start: Start, origin: Origin) -> None:
         assert response.status == 200
 
 
-async def test_messages_over_a_websocket(start: Start) -> None:
-    """A hundred are heard at once, then twenty a second: a flood waits in the client's buffers."""
-    async with start() as server, server.client.ws_connect("/ws") as ws:
-        began = time.monotonic()
-        for _ in range(120):
-            await ws.send_json({"type": "ping"})
-        for _ in range(100):
-            assert await ws.receive_json(timeout=10) == {"type": "pong"}
-        for _ in range(20):
-            assert await ws.receive_json(timeout=10) == {"type": "pong"}
-        assert time.monotonic() - began > 0.9
-
-
 async def test_streams_in_all(start: Start, origin: Origin) -> None:
     """When no more fit, whoever comes is told to poll: 503."""
     async with start(limits__streams=1) as server:

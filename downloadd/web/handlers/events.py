@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from downloadd.model import Event, EventType, Form, Job
 from downloadd.web import keys
+from downloadd.web.handshake import wants_websocket
 from downloadd.web.middleware.timeout import lift
 from downloadd.web.naming import CANONICAL, EXPORT, FOUR, Names, telling_status
 from downloadd.web.origins import check_welcome
@@ -30,18 +31,11 @@ def subscribe(names: Names | None = None, *, upgrades: bool = False) -> Handler:
     """
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        if upgrades and _wants_websocket(request):
+        if upgrades and wants_websocket(request):
             return await _connect(request)
         return await _subscribe(request, names)
 
     return handler
-
-
-def _wants_websocket(request: web.Request) -> bool:
-    """Whether an upgrade is asked for (RFC 9110 §7.8), and not left over by a proxy."""
-    asked = request.headers.get("Upgrade", "").lower() == "websocket"
-    options = ",".join(request.headers.getall("Connection", ())).lower().split(",")
-    return asked and "upgrade" in map(str.strip, options) and request.version >= HttpVersion11
 
 
 async def _subscribe(request: web.Request, names: Names | None) -> web.StreamResponse:

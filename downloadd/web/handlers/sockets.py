@@ -64,9 +64,11 @@ async def _send_job(request: web.Request, socket: Socket, job_id: str, token: ob
     ``token``: the job's event token, where the connection has no credential.
     """
     service = request.app[keys.SERVICE]
+    known = None
     try:
-        caller = watcher_of(request, job_id_from(job_id), token)
-        job = await service.get(job_id_from(job_id), caller)
+        known = job_id_from(job_id)
+        caller = watcher_of(request, known, token)
+        job = await service.get(known, caller)
         await socket.send(_encode(request, job, caller))
         while not job.status.ended:
             # Once more where it was retried as soon as it had ended.
@@ -75,7 +77,8 @@ async def _send_job(request: web.Request, socket: Socket, job_id: str, token: ob
                 await socket.send(_encode(request, job, caller))
     except DownloaddError as exc:
         code, text = told(exc)
-        _log.info("websocket.cannot_follow", jobId=job_id[:64], reason=exc.message)
+        # What is no job's id could be anything.
+        _log.info("websocket.cannot_follow", jobId=known, reason=exc.message)
         await socket.send(_refusal(job_id, text, code))
     except (ConnectionError, TimeoutError):
         socket.ending.set()

@@ -97,6 +97,10 @@ def lasting(headers: Mapping[str, str]) -> CIMultiDict[str]:
     kept = CIMultiDict(headers)
     for name in _OF_THE_MOMENT:
         kept.pop(name, None)
+    if "Location" in kept:
+        # A link is signed anew for each, and says until when it is good.
+        link = URL(kept["Location"], encoded=True)
+        kept["Location"] = f"{link.with_query(None)}?{'&'.join(sorted(link.query))}"
     # HEAD need not tell that there is nothing to be had (RFC 9110 §8.6).
     if kept.get("Content-Length") == "0":
         del kept["Content-Length"]
