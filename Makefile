@@ -27,8 +27,9 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	@$(BIN)/downloadd serve $(ARGS)
 
+# Hundreds of servers are started: none is to compile its modules anew, whatever the shell says.
 test: $(VENV)/.installed-dev tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
