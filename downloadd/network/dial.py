@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
@@ -31,6 +33,9 @@ from downloadd.network.guard import AddressGuard, canonical_host
 #: For one question to one name server, and how often each is asked; the time
 #: for connecting ends it all the same.
 _QUERY_SECONDS, _QUERIES = 3.0, 3
+#: Names that one channel of c-ares is asked for. It keeps each answer for as long as that
+#: says, without a bound and with no option for one: a name's may be a megabyte.
+NAMES_PER_CHANNEL = 64
 #: Of a name's addresses so many are dialled; all are checked.
 MAX_ADDRESSES = 8
 #: Seconds for which an idle connection is kept.
@@ -55,6 +60,14 @@ class DialRefused(PermissionError):
         self.blocked = blocked
 
 
+class _Channel:
+    """One of c-ares, and how much it is in use."""
+
+    def __init__(self) -> None:
+        self.resolver = DNSResolver(timeout=_QUERY_SECONDS, tries=_QUERIES)
+        self.asked = self.waiting = 0
+
+
 class GuardedResolver(AbstractResolver):
     """c-ares, as ``/etc/resolv.conf`` and ``/etc/hosts`` say; one bad answer refuses the name.
 
@@ -65,7 +78,9 @@ class GuardedResolver(AbstractResolver):
 
     def __init__(self, guard: AddressGuard) -> None:
         self._guard = guard
-        self._names = DNSResolver(timeout=_QUERY_SECONDS, tries=_QUERIES)
+        self._channel = _Channel()
+        #: This one, and those before it that are waiting for an answer still.
+        self._channels = {self._channel}
 
     async def resolve(
         self,
@@ -91,9 +106,10 @@ class GuardedResolver(AbstractResolver):
     async def _look_up(
         self, name: str, port: int, family: socket.AddressFamily
     ) -> list[ResolveResult]:
-        found = await self._names.getaddrinfo(
-            name, port=port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-        )
+        async with self._asking() as names:
+            found = await names.getaddrinfo(
+                name, port=port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+            )
         return [
             ResolveResult(
                 hostname=name,
@@ -106,8 +122,31 @@ class GuardedResolver(AbstractResolver):
             for node in found.nodes
         ]
 
+    @asynccontextmanager
+    async def _asking(self) -> AsyncIterator[DNSResolver]:
+        """Give the channel, or a new one when it has been asked often enough."""
+        if self._channel.asked >= NAMES_PER_CHANNEL:
+            await self._done_with(self._channel)
+            self._channel = _Channel()
+            self._channels.add(self._channel)
+        channel = self._channel
+        channel.asked += 1
+        channel.waiting += 1
+        try:
+            yield channel.resolver
+        finally:
+            channel.waiting -= 1
+            if channel is not self._channel:
+                await self._done_with(channel)
+
+    async def _done_with(self, channel: _Channel) -> None:
+        if not channel.waiting:
+            self._channels.discard(channel)
+            await channel.resolver.close()
+
     async def close(self) -> None:
-        await self._names.close()
+        for channel in self._channels:
+            await channel.resolver.close()
 
 
 class _Answers(ResponseHandler):

@@ -33,20 +33,25 @@ _CODES = {"nx": RCODE.NXDOMAIN, "fail": RCODE.SERVFAIL, "refused": RCODE.REFUSED
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """UDP and TCP on port 53 of an address."""
+    """UDP and TCP on a port of an address; 0 takes a free one. Times to live are in seconds."""
 
-    def __init__(self, public: str, *, address: str = LOOPBACK) -> None:
+    def __init__(
+        self, public: str, *, address: str = LOOPBACK, port: int = 53, ttl: int = 0
+    ) -> None:
         self._public = public
         self._address = address
+        self.port = port
+        self._ttl = ttl
         self.asked: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._udp, _ = await loop.create_datagram_endpoint(
-            lambda: self, local_addr=(self._address, 53)
+            lambda: self, local_addr=(self._address, self.port)
         )
-        self._tcp = await asyncio.start_server(self._accept, self._address, 53)
+        self.port = self._udp.get_extra_info("sockname")[1]
+        self._tcp = await asyncio.start_server(self._accept, self._address, self.port)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -114,7 +119,7 @@ class NameServer(asyncio.DatagramProtocol):
             return
         for address in self._addresses(name, kind):
             record = A(address) if kind == "A" else AAAA(address)
-            reply.add_answer(RR(name, getattr(QTYPE, kind), rdata=record, ttl=0))
+            reply.add_answer(RR(name, getattr(QTYPE, kind), rdata=record, ttl=self._ttl))
 
     def _addresses(self, name: str, kind: str) -> list[str]:
         what, _, rest = name.partition(".")

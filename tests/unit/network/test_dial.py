@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
+from aiodns import DNSResolver
 from aiohttp.abc import ResolveResult
 
 from downloadd.errors import AddressBlocked
-from downloadd.network.dial import MAX_ADDRESSES, GuardedResolver
+from downloadd.network import dial
+from downloadd.network.dial import MAX_ADDRESSES, NAMES_PER_CHANNEL, GuardedResolver
 from downloadd.network.guard import AddressGuard
+from tests.security.name_server import NameServer
 
 
 def answer(address: str) -> ResolveResult:
@@ -45,3 +50,39 @@ async def test_few_addresses_are_dialled(
     found.append(answer("10.0.0.1"))
     with pytest.raises(AddressBlocked):
         await resolver.resolve("many.example", 80)
+
+
+@pytest.fixture
+async def name_server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[NameServer]:
+    """Asked in place of the system's."""
+    async with NameServer("9.9.9.9", port=0, ttl=3600) as server:
+        asked = partial(DNSResolver, nameservers=[f"127.0.0.1:{server.port}"])
+        monkeypatch.setattr(dial, "DNSResolver", asked)
+        yield server
+
+
+async def test_no_more_answers_are_kept_than_of_some_names(name_server: NameServer) -> None:
+    """c-ares keeps them for their hour, all: a new channel is made for every so many names."""
+    resolver = GuardedResolver(AddressGuard())
+    for _ in range(NAMES_PER_CHANNEL):
+        assert [it["host"] for it in await resolver.resolve("good.example", 80)] == ["9.9.9.9"]
+    assert name_server.asked["A good.example"] == 1
+    await resolver.resolve("good.example", 80)
+    assert name_server.asked["A good.example"] == 2
+    assert len(resolver._channels) == 1
+    await resolver.close()
+
+
+async def test_who_waits_has_the_answer_still(name_server: NameServer) -> None:
+    """A channel that is used no more is closed when its last answer is there."""
+    resolver = GuardedResolver(AddressGuard())
+    late = asyncio.ensure_future(resolver.resolve("late-10.example", 80))
+    gone = asyncio.ensure_future(resolver.resolve("late-11.example", 80))
+    await asyncio.sleep(0.1)
+    for number in range(3 * NAMES_PER_CHANNEL):
+        await resolver.resolve(f"9-9-1-{number}.ip.example", 80)
+    assert len(resolver._channels) == 2
+    gone.cancel()
+    assert [it["host"] for it in await late] == ["9.9.9.9"]
+    assert len(resolver._channels) == 1
+    await resolver.close()
