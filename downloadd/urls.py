@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
+
+from yarl import URL
 
 _HIDDEN = "***"
 
@@ -14,6 +17,14 @@ _AUTHORITY = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*:(?=[/\\]))?[/\\]*)([^/\\]*
 #: Scheme and authority as ``urlsplit`` takes them.
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _HOST_PORT = re.compile(r"(?:\[[0-9A-Za-z:.%]*\]|[^:\[\]]*)(?::[0-9]*)?")
+
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
+# What inet_aton() takes for a number, in any base (WHATWG "ends in a number").
+_NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
+
+
+class Improper(ValueError):
+    """Something is wrong with a URL that can be said without quoting it."""
 
 
 def redact(url: str) -> str:
@@ -65,4 +76,39 @@ def _host_of(origin: str) -> str:
         return parts.netloc
     if not parts.hostname:
         return parts.scheme  # our own storage has no host
-    return f"{parts.hostname.rstrip('.')}:{port}"
+    try:
+        return f"{canonical_host(parts.hostname)}:{port}"
+    except ValueError:
+        return f"{parts.hostname}:{port}"
+
+
+def without_port(host: str) -> str:
+    """The same without the port, where there is one."""
+    return host.rpartition(":")[0] or host
+
+
+@lru_cache(maxsize=4096)
+def canonical_host(host: str) -> str:
+    """Return a host in the one form that is compared and dialled.
+
+    Names are IDNA-encoded (UTS 46), lower case, without trailing dot; IPv6
+    literals are compressed, without brackets. Raises ``ValueError`` for
+    anything else, the decimal, octal, hex and short spellings of IPv4 included.
+    """
+    if ":" in host:
+        return str(_unzoned(host))
+    if not host.isascii():
+        host = URL.build(scheme="http", host=host).raw_host or ""
+    host = host.lower().removesuffix(".")
+    if not _NAME.match(host):
+        raise Improper("the host is not a name")
+    if _NUMBER_AT_END.search(host):
+        return str(IPv4Address(host))
+    return host
+
+
+def _unzoned(host: str) -> IPv6Address:
+    address = IPv6Address(host)
+    if address.scope_id is not None:
+        raise Improper("the address has a zone")
+    return address

@@ -22,13 +22,15 @@ from aiodns.error import DNSError
 from aiohttp import ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import AddrInfoType, Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
 
 from downloadd.errors import AddressBlocked
-from downloadd.network.guard import AddressGuard, canonical_host
+from downloadd.network.guard import AddressGuard
+from downloadd.urls import canonical_host
 
 #: For one question to one name server, and how often each is asked; the time
 #: for connecting ends it all the same.
@@ -40,6 +42,9 @@ NAMES_PER_CHANNEL = 64
 MAX_ADDRESSES = 8
 #: Seconds for which an idle connection is kept.
 KEEPALIVE = 15.0
+
+#: Idle connections that are kept at most, of all hosts together: each costs a descriptor.
+MAX_IDLE = 256
 
 #: Interim answers (RFC 9110 §15.2) before a final one, as in Go's net/http.
 MAX_INTERIM = 5
@@ -174,7 +179,8 @@ class _Answers(ResponseHandler):
 class GuardedConnector(TCPConnector):
     """A connection pool whose every connection has passed the guard.
 
-    Its size is not limited here: who fetches limits how much at once.
+    How many are in use is not limited here, for who fetches limits how much at
+    once; how many wait to be used again is.
     """
 
     def __init__(self, guard: AddressGuard, *, reuse: bool = True) -> None:
@@ -202,6 +208,13 @@ class GuardedConnector(TCPConnector):
             return await super().connect(req, traces, timeout)
         finally:
             _dialled_host.reset(token)
+
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        # aiohttp keeps every one; a list of files at as many hosts leaves as many.
+        full = sum(map(len, self._conns.values())) >= MAX_IDLE
+        super()._release(key, protocol, should_close=should_close or full)
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         await super().close(abort_ssl=abort_ssl)

@@ -25,6 +25,7 @@ from downloadd.network.addresses import (
     is_private_name,
     special_use,
 )
+from downloadd.urls import Improper, canonical_host
 
 #: Ports that may be dialled where the configuration names none.
 DEFAULT_PORTS: tuple[str, ...] = ("80", "443", "8000-8999")
@@ -37,22 +38,15 @@ _log = structlog.get_logger(__name__)
 _MESSAGE = "This address may not be fetched."
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(.*))?\Z")
 # An authority whose last part, behind userinfo and brackets, has a port of digits or none.
 _NUMBERED = re.compile(r"(?:\A|[@\]])[^@\]:]*(?::[0-9]*)?\Z")
-# What inet_aton() takes for a number, in any base (WHATWG "ends in a number").
-_NUMBER_AT_END = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)\Z")
 
 
 def _blocked(reason: str) -> AddressBlocked:
     """A refusal, which tells nobody why; the log has it, with the job or request that it is of."""
     _log.info("address.blocked", reason=reason)
     return AddressBlocked(_MESSAGE, reason=reason)
-
-
-class _Improper(ValueError):
-    """Something is wrong with a URL that can be said without quoting it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +77,8 @@ class AddressGuard:
     An allowed entry opens addresses, and ports where it names none, that are
     closed by default; a network never opens a cloud's metadata address, which
     has to be named itself. ``deny`` wins. ``own`` are the addresses this
-    server listens on: they are closed unless allowed with that very port.
+    server listens on, ``known_as`` is the host by which clients know it:
+    they are closed unless allowed with that very port.
 
     Raises ``ConfigError`` for an entry that cannot be read.
     """
@@ -95,11 +90,19 @@ class AddressGuard:
         deny: Sequence[str] = (),
         ports: Sequence[str | int | tuple[int, int]] = DEFAULT_PORTS,
         own: Sequence[tuple[str, int]] = (),
+        known_as: tuple[str, int] | None = None,
     ) -> None:
         self._allow = tuple(_parse_rule("network.allow", entry) for entry in allow)
         self._deny = tuple(_parse_rule("network.deny", entry) for entry in deny)
         self._ports = tuple(_parse_ports(entry) for entry in ports)
         self._own = tuple((_own_address(host), port) for host, port in own)
+        self._known_as = None
+        if known_as is not None:
+            host, port = canonical_host(known_as[0]), known_as[1]
+            if (address := _literal(host)) is None:
+                self._known_as = (host, port)
+            else:
+                self._own += ((address, port),)
         self._networks_allowed = any(rule.network is not None for rule in self._allow)
 
     def check_url(self, url: str, *, max_length: int = MAX_URL_LENGTH) -> URL:
@@ -112,7 +115,7 @@ class AddressGuard:
         """
         try:
             parsed = _parse_url(url, max_length)
-        except _Improper as exc:
+        except Improper as exc:
             raise _blocked(f"not a proper URL: {exc}") from exc
         except (ValueError, LookupError):
             # What others say of it may quote the URL's password. yarl looks
@@ -132,7 +135,10 @@ class AddressGuard:
     def _check_name(self, host: str, port: int) -> None:
         if _any_covers(self._deny, host, None, port):
             raise _blocked(f"{host} is denied")
-        if _any_covers(self._allow, host, None, port):
+        rules = [rule for rule in self._allow if rule.covers(host, None, port)]
+        if (host, port) == self._known_as and all(rule.port is None for rule in rules):
+            raise _blocked(f"{host} port {port} is this server itself")
+        if rules:
             return
         # An allowed network may open name and port; that is seen when the name is resolved.
         if self._networks_allowed:
@@ -186,33 +192,6 @@ class AddressGuard:
 
 
 @lru_cache(maxsize=4096)
-def canonical_host(host: str) -> str:
-    """Return a host in the one form that is compared and dialled.
-
-    Names are IDNA-encoded (UTS 46), lower case, without trailing dot; IPv6
-    literals are compressed, without brackets. Raises ``ValueError`` for
-    anything else, the decimal, octal, hex and short spellings of IPv4 included.
-    """
-    if ":" in host:
-        return str(_unzoned(host))
-    if not host.isascii():
-        host = URL.build(scheme="http", host=host).raw_host or ""
-    host = host.lower().removesuffix(".")
-    if not _NAME.match(host):
-        raise _Improper("the host is not a name")
-    if _NUMBER_AT_END.search(host):
-        return str(IPv4Address(host))
-    return host
-
-
-def _unzoned(host: str) -> IPv6Address:
-    address = IPv6Address(host)
-    if address.scope_id is not None:
-        raise _Improper("the address has a zone")
-    return address
-
-
-@lru_cache(maxsize=4096)
 def _literal(host: str) -> Address | None:
     try:
         return ip_address(host)
@@ -222,20 +201,20 @@ def _literal(host: str) -> Address | None:
 
 def _parse_url(url: str, max_length: int) -> URL:
     if len(url) > max_length:
-        raise _Improper(f"longer than {max_length} characters")
+        raise Improper(f"longer than {max_length} characters")
     if match := _FORBIDDEN.search(url):
-        raise _Improper(f"it contains {match.group()!r}")
+        raise Improper(f"it contains {match.group()!r}")
     parsed = URL(url, encoded=True)
     if parsed.scheme not in ("http", "https"):
-        raise _Improper("the scheme is neither http nor https")
+        raise Improper("the scheme is neither http nor https")
     if not parsed.raw_host:
-        raise _Improper("it names no host")
+        raise Improper("it names no host")
     host = canonical_host(parsed.raw_host)
     if not _NUMBERED.search(urlsplit(url).netloc):
         # yarl takes for a number what int() does: "+80", "8_0", digits of other scripts.
-        raise _Improper("the port is not a number")
+        raise Improper("the port is not a number")
     if "[" in parsed.raw_authority and ":" not in host:
-        raise _Improper("the brackets hold no IPv6 address")
+        raise Improper("the brackets hold no IPv6 address")
     if host == parsed.raw_host and "#" not in url and url.isascii():
         return parsed
     return _rebuilt(parsed, host)

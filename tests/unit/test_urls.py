@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downloadd.urls import host_of, redact
+from downloadd.urls import host_of, redact, without_port
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,29 @@ def test_no_secret_is_shown(user: str, password: str, value: str, fragment: str)
 def test_a_host_has_one_name(url: str) -> None:
     """However it is spelled, the bound on requests to one host counts it as one."""
     assert host_of(url) == "h:80"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://M\u00fcnchen.example/a", "xn--mnchen-3ya.example:80"),
+        ("http://xn--mnchen-3ya.example/a", "xn--mnchen-3ya.example:80"),
+        ("http://h\uff0eexample:8080/a", "h.example:8080"),
+        ("https://h\u3002example./a", "h.example:443"),
+        ("http://[2001:DB8:0:0::1]/a", "2001:db8::1:80"),
+        ("http://[2001:db8::0.0.0.1]:80/a", "2001:db8::1:80"),
+    ],
+)
+def test_a_host_in_other_letters(url: str, host: str) -> None:
+    """The spellings that name servers and the kernel take for one are one."""
+    assert host_of(url) == host
+
+
+def test_the_host_without_its_port() -> None:
+    assert without_port(host_of("http://[2001:db8::1]:8080/")) == "2001:db8::1"
+    assert without_port(host_of("http://h.example/")) == "h.example"
+    # Our own storage has neither.
+    assert without_port(host_of("storage:///a")) == "storage"
 
 
 def test_what_is_no_url_has_no_host() -> None:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from functools import partial
 
 import pytest
 from aiodns import DNSResolver
+from aiohttp import ClientSession
 from aiohttp.abc import ResolveResult
 
 from downloadd.errors import AddressBlocked
 from downloadd.network import dial
-from downloadd.network.dial import MAX_ADDRESSES, NAMES_PER_CHANNEL, GuardedResolver
+from downloadd.network.dial import (
+    MAX_ADDRESSES,
+    NAMES_PER_CHANNEL,
+    GuardedConnector,
+    GuardedResolver,
+)
 from downloadd.network.guard import AddressGuard
+from tests.origin import Origin
 from tests.security.name_server import NameServer
 
 
@@ -86,3 +94,16 @@ async def test_who_waits_has_the_answer_still(name_server: NameServer) -> None:
     assert [it["host"] for it in await late] == ["9.9.9.9"]
     assert len(resolver._channels) == 1
     await resolver.close()
+
+
+async def test_few_idle_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of files at as many hosts leaves no connection open to each."""
+    monkeypatch.setattr(dial, "MAX_IDLE", 3)
+    connector = GuardedConnector(AddressGuard(allow=["127.0.0.0/8"]))
+    async with AsyncExitStack() as stack, ClientSession(connector=connector) as session:
+        origins = [await stack.enter_async_context(Origin()) for _ in range(8)]
+        for origin in origins:
+            async with session.get(origin.url(size=10)) as response:
+                assert len(await response.read()) == 10
+        await asyncio.sleep(0.1)
+        assert sum(origin.open_connections for origin in origins) == 3

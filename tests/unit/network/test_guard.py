@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from downloadd.errors import AddressBlocked, ConfigError
 from downloadd.network.addresses import special_use
-from downloadd.network.guard import AddressGuard, canonical_host
+from downloadd.network.guard import AddressGuard
+from downloadd.urls import canonical_host
 from tests.unit.network.test_addresses import EMBEDDINGS
 
 CLOSED = AddressGuard()
@@ -382,3 +383,30 @@ def test_any_text_is_either_a_url_or_blocked(text: str) -> None:
             continue
         assert str(checked).isascii()
         assert checked.scheme in ("http", "https")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://downloads.example/v1/files/a",
+        "https://DOWNLOADS.example:443/",
+        "https://downloads\uff0eexample./",
+    ],
+)
+def test_the_name_that_clients_know(url: str) -> None:
+    """It is this server, too: closed but for the very port that is allowed."""
+    known = ("Downloads.example", 443)
+    assert "itself" in blocked(AddressGuard(known_as=known), url)
+    assert "itself" in blocked(
+        AddressGuard(known_as=known, allow=["downloads.example", "0.0.0.0/0"]), url
+    )
+    AddressGuard(known_as=known, allow=["downloads.example:443"]).check_url(url)
+    AddressGuard(known_as=known).check_url("http://downloads.example/")
+    AddressGuard(known_as=known).check_url("https://other.downloads.example/")
+
+
+def test_an_address_that_clients_know() -> None:
+    guard = AddressGuard(known_as=("203.0.113.5", 80), allow=["203.0.113.0/24"])
+    assert "itself" in blocked(guard, "http://203.0.113.5/")
+    guard.check_url("http://203.0.113.6/")
+    guard.check_url("https://203.0.113.5/")
