@@ -27,9 +27,13 @@ _EXTENSION = re.compile(r"(?:\.tar)?\.\w{1,16}\Z", re.IGNORECASE)
 #: Control and format characters (bidi, zero-width), surrogates, line and
 #: paragraph separators: invisible, or able to make a name look like another.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-#: Letters and marks that are nothing to be seen either (Default_Ignorable_Code_Point
-#: of UAX #44): fillers of Hangul and Khmer, and the grapheme joiner.
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+#: What else is nothing to be seen (Default_Ignorable_Code_Point of UAX #44): fillers of
+#: Hangul and Khmer, the grapheme joiner, code points kept for more of the kind; and
+#: two symbols that are drawn as nothing, a Braille pattern and a note's head.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u2065\u3164\uffa0\ufff0-\ufff8"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\u2800\U0001d159]"
+)
 #: They say how a character is drawn, and may be left out: of Mongolian, of emoji, of others.
 _VARIATIONS = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 #: Combining marks in a row, as in the Stream-Safe Text Format (UAX #15).
@@ -163,7 +167,7 @@ def _visible(raw: str) -> Iterator[str]:
     """
     run = 0
     for char in raw:
-        if unicodedata.category(char) not in _INVISIBLE and char not in _BLANK:
+        if unicodedata.category(char) not in _INVISIBLE and not _BLANK.match(char):
             run = run + 1 if unicodedata.combining(char) else 0
             if run <= _MAX_MARKS:
                 yield char

@@ -53,8 +53,9 @@ def _without_user(address: str) -> str:
 
 
 def _hidden(pair: str) -> str:
-    name, equals, _ = pair.partition("=")
-    return f"{name}={_HIDDEN}" if equals else _HIDDEN
+    name, _, value = pair.partition("=")
+    # Without a value there is no name either: "=" may be the end of a token in base64.
+    return f"{name}={_HIDDEN}" if value.strip("=") else _HIDDEN
 
 
 def host_of(url: str) -> str:

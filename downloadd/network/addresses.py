@@ -61,12 +61,15 @@ METADATA: frozenset[Address] = frozenset(
         IPv4Address("169.254.169.254"),  # AWS, Google, Azure, OpenStack, …
         IPv4Address("169.254.170.2"),  # AWS ECS tasks
         IPv4Address("169.254.170.23"),  # AWS EKS pods
+        IPv4Address("169.254.42.42"),  # Scaleway
+        IPv4Address("169.254.0.23"),  # Tencent
         IPv4Address("168.63.129.16"),  # Azure WireServer
         IPv4Address("100.100.100.200"),  # Alibaba
         IPv4Address("192.0.0.192"),  # Oracle Classic
         IPv6Address("fd00:ec2::23"),  # AWS EKS pods
         IPv6Address("fd00:ec2::254"),  # AWS
         IPv6Address("fd20:ce::254"),  # Google
+        IPv6Address("fd00:42::42"),  # Scaleway
     }
 )
 

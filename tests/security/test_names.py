@@ -51,6 +51,16 @@ def complaints(name: str) -> list[str]:
     return found + [what for segment in name.split("/") for what in _complaints_of(segment)]
 
 
+#: DerivedCoreProperties.txt of Unicode 16, Default_Ignorable_Code_Point, but for the
+#: variation selectors, without which an emoji is another; and two that are drawn as nothing.
+_IGNORABLE = (
+    (0x34F, 0x34F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x2060, 0x206F), (0x3164, 0x3164),
+    (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
+    (0xE0000, 0xE00FF), (0xE01F0, 0xE0FFF), (0x2800, 0x2800), (0x1D159, 0x1D159),
+)  # fmt: skip
+_BLANK = frozenset(chr(code) for first, last in _IGNORABLE for code in range(first, last + 1))
+
+
 def _complaints_of(segment: str) -> list[str]:
     categories = {unicodedata.category(char) for char in segment}
     wrong = {
@@ -60,7 +70,7 @@ def _complaints_of(segment: str) -> list[str]:
         "its end": segment[-1:] in (".", " "),
         "a device": _DEVICE.fullmatch(segment.partition(".")[0].strip()) is not None,
         "invisible": bool(categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}),
-        "blank": bool(set(segment) & set("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")),
+        "blank": bool(set(segment) & _BLANK),
     }
     return [f"{what} in {segment!r}" for what, is_so in wrong.items() if is_so]
 
@@ -215,3 +225,10 @@ async def test_the_whole_way(server: Server, origin: Origin, tmp_path: Path) -> 
     assert len(names) == len(files) + 1
     assert [name for name in names if complaints(name)] == []
     assert clashes(names) == []
+
+
+def test_nothing_that_is_not_to_be_seen() -> None:
+    """Each by itself, between letters, and alone."""
+    for char in _BLANK:
+        assert safe_name(f"a{char}b.txt") == "ab.txt", hex(ord(char))
+        assert safe_name(char) is None, hex(ord(char))

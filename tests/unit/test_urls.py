@@ -33,6 +33,9 @@ from downloadd.urls import host_of, redact, without_port
         # A password with a slash or question mark runs over into other fields.
         ("https://u:pa/ss@h.example/a", "https://***"),
         ("https://u:pa?ss@h.example/a", "https://***?***"),
+        ("https://h/p?QWxhZGRpbjpvcGVu=", "https://h/p?***"),
+        ("https://h/p?QWxhZGRpbjpvcGVu==&a=1", "https://h/p?***&a=***"),
+        ("https://h/p?a=QWxhZGRpbjpvcGVu==", "https://h/p?a=***"),
         ("", ""),
         ("not a url", "not a url"),
         ("https://", "https://"),
