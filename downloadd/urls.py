@@ -30,7 +30,7 @@ class Improper(ValueError):
 def redact(url: str) -> str:
     """Return the URL without user, password, query values and fragment.
 
-    ``?a=…`` becomes ``?a=***``, a query without ``=`` becomes ``***``. Never
+    ``?a=…`` becomes ``?a=***``, what has no ``=`` or nothing behind it ``***``. Never
     raises; where host and port make no sense (a password may have run over
     into them) nothing is shown but the scheme.
     """
