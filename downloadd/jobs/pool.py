@@ -11,6 +11,7 @@ import structlog
 
 from downloadd.errors import DownloaddError, StateError
 from downloadd.jobs.pace import PaceBook
+from downloadd.jobs.sharing import one_too_many
 from downloadd.jobs.worker import PAUSES, Stop, Worker
 from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
@@ -92,7 +93,7 @@ class Pool:
         #: Whether a job was left whose lease could not be given up: Redis was away.
         self.leases_left = False
         self._draining = False
-        self._renewed = clock.monotonic()
+        self._renewed = self._shared = clock.monotonic()
         self._claimer: asyncio.Task[None] | None = None
         self._renewer: asyncio.Task[None] | None = None
 
@@ -168,6 +169,8 @@ class Pool:
             free = self._concurrency - len(self._workers)
             if free > 0 and await self._claim(free):
                 continue
+            if free <= 0:
+                await self._share()
             try:
                 async with asyncio.timeout(_POLL):
                     await self._wake.wait()
@@ -193,6 +196,24 @@ class Pool:
         for claim in claims:
             self._start(claim)
         return bool(claims)
+
+    async def _share(self) -> None:
+        """Let a job make room for somebody who has waited for long, and has fewer running."""
+        # One after the other, and not for each job that is made.
+        stopping = any(it.reason is not None for it in self._workers.values())
+        if stopping or self._clock.monotonic() - self._shared < _POLL or not self._storage_there():
+            return
+        self._shared = self._clock.monotonic()
+        # One that may have killed a process is not put where it is taken up beside others.
+        running = [it.claim.job for it in self._workers.values() if not it.claim.deaths]
+        try:
+            job = await one_too_many(self._store, self._clock, running)
+        except StateError as exc:
+            log.warning("pool.state_away", error=exc.message)
+            return
+        if job is not None:
+            for task in self._workers_of(job.id):
+                self._workers[task].stop(Stop.ASIDE)
 
     async def _disown(self) -> None:
         """Give free what the processes held that died here."""

@@ -59,6 +59,8 @@ class Stop(Enum):
     LOST = auto()
     #: This process ends; another goes on from the checkpoint.
     SHUTDOWN = auto()
+    #: It makes room for somebody else's, and goes on from the checkpoint when there is a place.
+    ASIDE = auto()
 
 
 #: What it means that a step cannot be written. For Redis the worker waits, until a shutdown.
@@ -105,7 +107,8 @@ class Worker:
         self._job = claim.job
         self._unsaved: dict[int, FileEntry] = {}
         self._begun = clock.now()
-        self._reason: Stop | None = None
+        #: Why it was told to stop.
+        self.reason: Stop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._ending = False
         #: Whether another run of the job will want its temporary files.
@@ -123,9 +126,9 @@ class Worker:
         """End the work soon, unless it is at its last write already."""
         if reason is Stop.SHUTDOWN:
             self._hurry.set()
-        if self._ending or self._reason is not None:
+        if self._ending or self.reason is not None:
             return
-        self._reason = reason
+        self.reason = reason
         if self._task is not None:
             self._task.cancel()
 
@@ -137,7 +140,7 @@ class Worker:
         log.info("job.started", attempt=self._job.attempts, files=self._job.total_files)
         self._task = asyncio.current_task()
         try:
-            ending = self._reason or self._poison() or await self._follow()
+            ending = self.reason or self._poison() or await self._follow()
             self._ending = True  # from here on nothing may be stopped half-way
             await self._end(ending)
         finally:
@@ -162,11 +165,11 @@ class Worker:
                 async for step in steps:
                     await self._write(step)
         except asyncio.CancelledError:
-            if self._reason is None:
+            if self.reason is None:
                 raise
             if self._task is not None:
                 self._task.uncancel()
-            return self._reason
+            return self.reason
         except (JobCancelled, LeaseLost, StateUnavailable) as exc:
             return _STOPS[type(exc)]
         except TimeoutError:
@@ -297,12 +300,12 @@ class Worker:
             await self._mourn()
         else:
             await self._leave(keep=True)
-            if reason is Stop.SHUTDOWN:
-                await self._release()
+            if reason is not Stop.LOST:
+                await self._release(aside=reason is Stop.ASIDE)
 
-    async def _release(self) -> None:
+    async def _release(self, *, aside: bool = False) -> None:
         try:
-            await self._store.release(self.claim.lease)
+            await (self._store.put_aside if aside else self._store.release)(self.claim.lease)
         except StateUnavailable as exc:
             self.lease_left = True
             log.warning("job.not_released", error=exc.message)

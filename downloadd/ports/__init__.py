@@ -7,7 +7,7 @@ never do.
 """
 
 from downloadd.ports.clock import Clock, SystemClock
-from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Page, Turn
+from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Page, Turn, Waiting
 from downloadd.ports.limits import Allowance, Limiter
 from downloadd.ports.objects import (
     Found,
@@ -69,4 +69,5 @@ __all__ = [
     "Transfer",
     "Turn",
     "Twin",
+    "Waiting",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from downloadd.model import Event, FileEntry, Job, JobStatus, Record
+from downloadd.model import Event, FileEntry, Job, JobStatus, Priority, Record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,16 @@ class Claim(Record):
     checkpoint: str | None = None
     #: Processes in a row that died with the job, no file having settled in between.
     deaths: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting(Record):
+    """A job in the queue, as far as it matters to those that are worked on."""
+
+    user: str
+    priority: Priority
+    #: When it was made, as a time stamp.
+    since: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,8 +168,16 @@ class JobStore(Protocol):
         """Write a job's end, give up the lease, append the last event. As ``save``."""
         ...
 
+    async def waiting(self, limit: int) -> Sequence[Waiting]:
+        """Return whose jobs are the first of the queue, in its order."""
+        ...
+
     async def release(self, lease: Lease) -> None:
         """Give a lease up so that anybody may claim the job at once. A lost one is no error."""
+        ...
+
+    async def put_aside(self, lease: Lease) -> None:
+        """Give a lease up and queue the job again, behind its user's others. As ``release``."""
         ...
 
     async def postpone(self, lease: Lease, pauses: Sequence[float]) -> int | None:

@@ -93,7 +93,8 @@ while ARGV[11] == '1' and #taken < limit do
   if #popped == 0 then break end
   local known = redis.call('HMGET', name(6, popped[1]), 'status', 'rank', 'user')
   if known[1] then begin_turn(tonumber(known[2]), known[3], tonumber(popped[2])) end
-  if known[1] and allowed(sources, known[1]) then take(popped[1]) end
+  -- One that is under way was put aside.
+  if known[1] == 'processing' or (known[1] and allowed(sources, known[1])) then take(popped[1]) end
 end
 
 if #ids > 0 then

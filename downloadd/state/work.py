@@ -19,7 +19,7 @@ from downloadd.model import (
     event_data,
     terminal_event,
 )
-from downloadd.ports import Claim, Lease
+from downloadd.ports import Claim, Lease, Waiting
 from downloadd.sealing import SealBroken
 from downloadd.state import codec
 from downloadd.state.client import Arg
@@ -31,7 +31,9 @@ log = structlog.get_logger(__name__)
 _CLAIM = script("claim")
 _WRITE = script("write")
 _RENEW = script("renew")
+_WAITING = script("waiting")
 _RELEASE = script("release")
+_ASIDE = script("aside")
 _POSTPONE = script("postpone")
 _DISOWN = script("disown")
 
@@ -87,6 +89,15 @@ class Work(Scripts):
                 log.exception("job.unreadable", jobId=row[0])
                 await self._fail_unreadable(Lease(job_id=row[0], token=token), _UNREADABLE)
         return claims
+
+    async def waiting(self, limit: int) -> Sequence[Waiting]:
+        args: list[Arg] = [limit, self._keys.job("%s")]
+        rows = await self._client.run(_WAITING, [self._keys.queue], args)
+        ranks = {rank: priority for priority, rank in codec.PRIORITY_RANKS.items()}
+        return [
+            Waiting(user=user, priority=ranks[int(rank)], since=float(created))
+            for user, rank, created in rows
+        ]
 
     def _claimed(self, token: str, row: Sequence[Any], namespace: str) -> Claim:
         job_id, values, spec, headers, checkpoint, ended, deaths = row
@@ -205,6 +216,11 @@ class Work(Scripts):
         names = [self._keys.job(lease.job_id), self._keys.active]
         args = [lease.job_id, lease.token, self._keys.control]
         await self._client.run(_RELEASE, names, args)
+
+    async def put_aside(self, lease: Lease) -> None:
+        keys = self._keys
+        names = [keys.job(lease.job_id), keys.active, keys.queue, keys.sequence, keys.turns]
+        await self._client.run(_ASIDE, names, [lease.job_id, lease.token, keys.control])
 
     async def postpone(self, lease: Lease, pauses: Sequence[float]) -> int | None:
         names = [self._keys.job(lease.job_id), self._keys.active]

@@ -18,11 +18,11 @@ from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 
-from downloadd.web.allowance import Allowance
 from downloadd.web.errors import http_answer, internal_answer
 from downloadd.web.framing import judging, last, request_factory
 from downloadd.web.middleware.request_id import identify
 from downloadd.web.requests import REQUEST_ID
+from downloadd.web.token_bucket import TokenBucket
 
 #: Longest line of a request's head, in bytes; it has 128 headers at most.
 MAX_LINE_BYTES = 8190
@@ -190,7 +190,7 @@ class _Connection(web.RequestHandler):
         #: Bytes since the last head was whole.
         self._since_head = 0
         #: Of a connection that has become a WebSocket.
-        self._allowance: Allowance | None = None
+        self._allowance: TokenBucket | None = None
 
     @property
     def served(self) -> bool:
@@ -282,7 +282,7 @@ class _Connection(web.RequestHandler):
     def _is_moderate(self, size: int) -> bool:
         now = self._loop.time()
         if self._allowance is None:
-            self._allowance = Allowance(burst=BURST_BYTES, per_second=BYTES_PER_SECOND, now=now)
+            self._allowance = TokenBucket(burst=BURST_BYTES, per_second=BYTES_PER_SECOND, now=now)
         return self._allowance.take(size, now)
 
     def _refuse(self, problem: str) -> None:

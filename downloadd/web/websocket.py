@@ -22,11 +22,11 @@ from prometheus_client import Gauge
 
 from downloadd.errors import DownloaddError
 from downloadd.model import Event, iso8601
-from downloadd.web.allowance import Allowance
 from downloadd.web.body import STRICT_JSON
 from downloadd.web.handshake import check_handshake
 from downloadd.web.naming import FOUR
 from downloadd.web.sse import LIMIT_SECONDS, PING_SECONDS, STALL_SECONDS, abort_if_stalled
+from downloadd.web.token_bucket import TokenBucket
 from downloadd.web.views import Case, dumps, snake
 
 #: The largest message that a client may send.
@@ -197,7 +197,7 @@ async def _ignore(_: Socket, __: Mapping[str, Any]) -> None:
 
 async def _read(socket: Socket, response: web.WebSocketResponse, on_message: OnMessage) -> None:
     """Hear the client until it is gone, or sends what it should not; aiohttp misses its pongs."""
-    allowance = Allowance(
+    allowance = TokenBucket(
         burst=BURST_MESSAGES, per_second=MESSAGES_PER_SECOND, now=time.monotonic()
     )
     try:

@@ -1,7 +1,7 @@
 """The queue and the leases against a model: no job lost, none doubled, every position right.
 
 Hypothesis thinks up what several processes do to one real Valkey, in any order:
-they make, claim, save, end, release, put back, cancel and retry jobs, their
+they make, claim, save, end, release, put back, put aside, cancel and retry jobs, their
 leases lapse, they die, and those who were thought dead go on writing. A model in Python says what
 each call must answer, and after each step Valkey is compared with it.
 
@@ -270,6 +270,16 @@ class QueueMachine(RuleBasedStateMachine):
         times.append(await self._states[process].jobs.postpone(claim.lease, PAUSES))
 
     @rule(process=processes, claims=claims)
+    def put_aside(self, process: int, claims: list[Claim]) -> None:
+        """A job that is under way waits for its user's next turn, as if it had just come."""
+        for it in claims:
+            self._run(self._states[process].jobs.put_aside(it.lease))
+            known = self.known[it.job.id]
+            if known.holder == it.lease:
+                known.holder, known.lapsed = None, None
+                self._wait(known)
+
+    @rule(process=processes, claims=claims)
     def renew(self, process: int, claims: list[Claim]) -> None:
         """A lease that has lapsed can be renewed as long as nobody has taken the job."""
         leases = [it.lease for it in claims]
@@ -290,7 +300,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         _, checkpoint = self._run(call)
         assert checkpoint == known.checkpoint
-        if known.status is JobStatus.QUEUED:
+        if known.job_id in self._turns.order:
             self._turns.leave(known.job_id)
         known.end(JobStatus.CANCELLED)
         known.checkpoint, known.settled = None, 0
@@ -322,7 +332,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._lapse(self._any(data, self.processing()))
 
     def _lapse(self, known: Known) -> None:
-        if known.status is not JobStatus.PROCESSING:
+        if known.status is not JobStatus.PROCESSING or known.job_id in self._turns.order:
             return
         if known.holder is None and known.lapsed is not None:
             return
@@ -393,7 +403,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert queue == self._turns.order
         if not queue:
             assert await execute("EXISTS", keys.turns) == 0
-        assert sorted(active) == sorted(it.job_id for it in self.processing())
+        under_way = {it.job_id for it in self.processing()}.difference(queue)
+        assert sorted(active) == sorted(under_way)
+        waiting = [self.known[job_id] for job_id in queue]
+        found = await state.jobs.waiting(64)
+        assert [(it.user, RANK[it.priority]) for it in found] == [
+            (it.user, it.rank) for it in waiting
+        ]
         await asyncio.gather(*(self._compare_job(state, it, queue) for it in self.known.values()))
 
     async def _compare_job(self, state: State, known: Known, queue: list[str]) -> None:

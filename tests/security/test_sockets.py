@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from downloadd.web import connection
-from downloadd.web.allowance import Allowance
+from downloadd.web.token_bucket import TokenBucket
 from downloadd.web.websocket import BURST_MESSAGES
 from tests.e2e.service import Service
 from tests.integration.web.conftest import Start
@@ -167,7 +167,7 @@ async def test_bytes_that_make_no_message(start: Start, monkeypatch: pytest.Monk
 
 def test_an_allowance() -> None:
     """A burst, then what has come back with time, and never more than the burst."""
-    allowance = Allowance(burst=10, per_second=2, now=0)
+    allowance = TokenBucket(burst=10, per_second=2, now=0)
     take: Callable[[float, float], bool] = allowance.take
     assert take(10, 0)
     assert not take(1, 0)

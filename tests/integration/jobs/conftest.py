@@ -166,12 +166,13 @@ class Worker:
     spool: Spool
     folder: Path
 
-    async def make(self, urls: list[str], **options: Any) -> str:
+    async def make(self, urls: list[str], *, user: str = "anonymous", **options: Any) -> str:
         """Queue a job; it is wanted at once."""
         now = time.time()
         sources = [Source(url=url) for url in urls]
         job = Job(
             id=str(uuid.uuid4()),
+            user=user,
             files=tuple(FileEntry(index=i, source=source) for i, source in enumerate(sources)),
             total_files=len(sources),
             options=Options(**options),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Allowance:
+class TokenBucket:
     """What is left for one sender; ``now`` is any clock's time, in seconds."""
 
     __slots__ = ("_at", "_burst", "_left", "_per_second")
