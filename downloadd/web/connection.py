@@ -51,6 +51,7 @@ _FULL = (
 
 _NOT_HTTP = "This is no proper HTTP/1.1 request."
 _TOO_LONG = f"The address or a header is longer than {MAX_LINE_BYTES:,} bytes."
+
 _log = structlog.get_logger(__name__)
 
 
