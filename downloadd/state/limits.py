@@ -36,6 +36,7 @@ class Limits:
         self._alone = alone
         self._own = MemoryStorage()
         self._away_until = 0.0
+        self._connections = asyncio.Semaphore(CONNECTIONS)
 
     async def pace(self, name: str, who: str, *, limit: int, seconds: int) -> Allowance:
         key = f"{name}/{who}"
@@ -63,15 +64,21 @@ class Limits:
         return await self._count(count)
 
     async def _count(self, count: Callable[[_Storage], Awaitable[_T]]) -> _T:
-        now = time.monotonic()
-        if now >= self._away_until:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    return await count(self._shared)
-            except (RedisError, OSError, TimeoutError) as exc:
-                self._away_until = now + PAUSE
-                log.warning("limits.in_memory", seconds=PAUSE, reason=type(exc).__name__)
+        # Time counts from when there is a connection: many at once are no Redis that is away.
+        async with self._connections:
+            if time.monotonic() >= self._away_until:
+                try:
+                    async with asyncio.timeout(PATIENCE):
+                        return await count(self._shared)
+                except (RedisError, OSError, TimeoutError) as exc:
+                    self._leave(exc)
         return await count(self._own)
+
+    def _leave(self, error: Exception) -> None:
+        """Ask Redis no more for a while."""
+        if time.monotonic() >= self._away_until:
+            log.warning("limits.in_memory", seconds=PAUSE, reason=type(error).__name__)
+        self._away_until = time.monotonic() + PAUSE
 
 
 def _allowance(limit: int, had: int, until: float, *, granted: bool) -> Allowance:
