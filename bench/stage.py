@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.gateway import Gateway, free_port, run_gateway
+from tests.gateway import Gateway, run_gateway
+from tests.ports import free_port
 
 MIB = 1 << 20
 LARGE_FILES, LARGE_SIZE = 64, 16 * MIB

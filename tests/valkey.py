@@ -14,13 +14,8 @@ from pathlib import Path
 
 from downloadd.errors import StateError
 from downloadd.state.embedded import find_server
+from tests.ports import free_port
 from tests.tools import missing
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Valkey:

@@ -28,7 +28,7 @@ from tests.e2e.archives import MIB, PATIENCE
 from tests.folders import file_sizes
 from tests.gateway import Gateway
 from tests.integration.web.conftest import ENDED, Sent, read_events
-from tests.valkey import free_port
+from tests.ports import free_port
 
 
 async def eventually(

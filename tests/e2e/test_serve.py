@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.valkey import free_port
+from tests.ports import free_port
 
 #: Seconds for what takes one or two when the machine is not busy.
 PATIENCE = 30

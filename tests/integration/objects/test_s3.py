@@ -16,7 +16,8 @@ from downloadd.errors import StorageCorrupt, StorageRefused, StorageUnavailable,
 from downloadd.model import Archive
 from downloadd.objects.s3 import S3Store
 from downloadd.ports import ObjectMeta, Part, Twin
-from tests.gateway import Gateway, free_port, run_gateway
+from tests.gateway import Gateway, run_gateway
+from tests.ports import free_port
 
 from .conftest import s3_store_at
 from .support import META, MIB, Body, Proxy, random_bytes

@@ -8,7 +8,8 @@ import pytest
 from downloadd.errors import StorageRefused
 from downloadd.model import Archive
 from downloadd.objects.s3 import S3Store, open_s3_store
-from tests.gateway import Gateway, free_port
+from tests.gateway import Gateway
+from tests.ports import free_port
 
 from .conftest import s3_store_at
 from .support import META, MIB, Body

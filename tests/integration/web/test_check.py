@@ -13,10 +13,11 @@ import pytest
 from downloadd.app import POOL
 from downloadd.app.site import OBJECTS
 from tests.content import content
-from tests.gateway import GatewayProcess, free_port, run_gateway_process
+from tests.gateway import GatewayProcess, run_gateway_process
 from tests.integration.objects.support import META, Body
 from tests.integration.web.conftest import Server, Start
 from tests.origin import Origin
+from tests.ports import free_port
 from tests.unit.web.test_schemas import BROKEN
 
 PATH = "/v1/download/check"

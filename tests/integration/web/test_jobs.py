@@ -14,7 +14,7 @@ from yarl import URL
 from downloadd.app import POOL
 from tests.integration.web.conftest import Server, Start
 from tests.origin import Origin, content
-from tests.valkey import free_port
+from tests.ports import free_port
 
 
 async def test_status_has_an_etag(server: Server, origin: Origin) -> None:
