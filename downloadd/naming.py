@@ -29,11 +29,13 @@ _EXTENSION = re.compile(r"(?:\.tar)?\.\w{1,16}\Z", re.IGNORECASE)
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: What else is nothing to be seen (Default_Ignorable_Code_Point of UAX #44): fillers of
 #: Hangul and Khmer, the grapheme joiner, code points kept for more of the kind; and
-#: two symbols that are drawn as nothing, a Braille pattern and a note's head.
+#: a note's head that is drawn as nothing.
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u2065\u3164\uffa0\ufff0-\ufff8"
-    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\u2800\U0001d159]"
+    "\U000e0000-\U000e00ff\U000e01f0-\U000e0fff\U0001d159]"
 )
+#: What stands between words in Braille, and is no space to anybody else.
+_BRAILLE_SPACE = "\u2800"
 #: They say how a character is drawn, and may be left out: of Mongolian, of emoji, of others.
 _VARIATIONS = re.compile("[\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 #: Combining marks in a row, as in the Stream-Safe Text Format (UAX #15).
@@ -170,12 +172,14 @@ def _visible(raw: str) -> Iterator[str]:
         if unicodedata.category(char) not in _INVISIBLE and not _BLANK.match(char):
             run = run + 1 if unicodedata.combining(char) else 0
             if run <= _MAX_MARKS:
-                yield char
+                yield " " if char == _BRAILLE_SPACE else char
 
 
 def _safe_segment(part: str) -> str:
     """Make one segment safe; the empty string when nothing is left of it."""
     segment = _FORBIDDEN.sub("_", _stripped(part))
+    if not _VARIATIONS.sub("", segment):
+        return ""
     segment = _unlike_device(segment)
     if _length(segment) > _MAX_SEGMENT:
         cut = _shortened(*_split_extension(segment))

@@ -74,18 +74,13 @@ def _host_of(origin: str) -> str:
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        return parts.netloc
+        return parts.netloc.rpartition("@")[2]
     if not parts.hostname:
         return parts.scheme  # our own storage has no host
     try:
         return f"{canonical_host(parts.hostname)}:{port}"
     except ValueError:
         return f"{parts.hostname}:{port}"
-
-
-def without_port(host: str) -> str:
-    """The same without the port, where there is one."""
-    return host.rpartition(":")[0] or host
 
 
 @lru_cache(maxsize=4096)

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from urllib.parse import quote
 
 from aiohttp import web
-from yarl import URL
 
 from downloadd.app import access, foundations, webhooks, work
 from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
@@ -122,13 +121,12 @@ async def _end_streams(app: web.Application) -> None:
 
 def _guard(site: Site) -> AddressGuard:
     network = site.settings.network
-    public = URL(site.settings.server.public_url)
     return AddressGuard(
         allow=network.allow,
         deny=network.deny,
         ports=network.ports,
         own=[(site.host, site.port)],
-        known_as=(public.host, public.port) if public.host and public.port else None,
+        known_as=site.settings.server.public_url,
     )
 
 

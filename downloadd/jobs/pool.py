@@ -11,8 +11,9 @@ import structlog
 
 from downloadd.errors import DownloaddError, StateError
 from downloadd.jobs.pace import PaceBook
-from downloadd.jobs.sharing import one_too_many
-from downloadd.jobs.worker import PAUSES, Stop, Worker
+from downloadd.jobs.sharing import LOOKED_AT, Running, one_too_many
+from downloadd.jobs.stops import Stop
+from downloadd.jobs.worker import PAUSES, Worker
 from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
 from downloadd.ports import Claim, Clock, JobStore
@@ -204,16 +205,21 @@ class Pool:
         if stopping or self._clock.monotonic() - self._shared < _POLL or not self._storage_there():
             return
         self._shared = self._clock.monotonic()
-        # One that may have killed a process is not put where it is taken up beside others.
-        running = [it.claim.job for it in self._workers.values() if not it.claim.deaths]
+        running = [Running(claim=it.claim, since=it.begun) for it in self._workers.values()]
         try:
-            job = await one_too_many(self._store, self._clock, running)
+            demand = await self._store.demand(LOOKED_AT)
+            found = one_too_many(demand, running, self._clock.now())
+            if found is None or not await self._store.is_first(_POLL):
+                return
         except StateError as exc:
             log.warning("pool.state_away", error=exc.message)
             return
-        if job is not None:
-            for task in self._workers_of(job.id):
-                self._workers[task].stop(Stop.ASIDE)
+        except Exception:
+            log.exception("pool.sharing_failed")
+            return
+        goes, waiting = found
+        for task in self._workers_of(goes.claim.lease.job_id):
+            self._workers[task].step_aside(waiting.job_id)
 
     async def _disown(self) -> None:
         """Give free what the processes held that died here."""

@@ -24,7 +24,7 @@ from downloadd.naming import Names
 from downloadd.pipeline import FetchSlots
 from downloadd.ports import SourceDescriber, SourceFacts
 from downloadd.tasks import stopped
-from downloadd.urls import host_of, without_port
+from downloadd.urls import host_of
 
 log = structlog.get_logger(__name__)
 
@@ -131,7 +131,7 @@ class Preflight:
         answers: dict[int, _Answer] = {}
         hosts: dict[str, deque[int]] = defaultdict(deque)
         for index, source in enumerate(sources):
-            hosts[without_port(host_of(source.url))].append(index)
+            hosts[host_of(source.url)].append(index)
         # As many tasks as a host has places: one that hangs holds up none but its own.
         tasks = [
             asyncio.create_task(self._ask_in_turn(host, sources, waiting, answers))

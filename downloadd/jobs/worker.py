@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -26,6 +25,7 @@ from downloadd.errors import (
 )
 from downloadd.jobs.news import News
 from downloadd.jobs.pace import PaceBook
+from downloadd.jobs.stops import Stop
 from downloadd.model import (
     POISON_DEATHS,
     Event,
@@ -40,6 +40,8 @@ from downloadd.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+_T = TypeVar("_T")
+
 #: Seconds that removing what is in the storage may hold up the end of a job.
 _CLEAN_UP_TIMEOUT = 5.0
 #: Seconds between tries to write while Redis is away: from, to.
@@ -48,19 +50,6 @@ _AWAY_BACKOFF = (0.2, 5.0)
 PAUSES = (5.0, 10.0, 20.0)
 #: What the callers of a job hear that Redis has forgotten.
 LOST = "The server has lost the state of the job; make the job again."
-
-
-class Stop(Enum):
-    """Why a worker stops although its job has not ended by itself."""
-
-    #: Its caller has cancelled the job; that is written already.
-    CANCELLED = auto()
-    #: The lease is another's; its work must not be touched.
-    LOST = auto()
-    #: This process ends; another goes on from the checkpoint.
-    SHUTDOWN = auto()
-    #: It makes room for somebody else's, and goes on from the checkpoint when there is a place.
-    ASIDE = auto()
 
 
 #: What it means that a step cannot be written. For Redis the worker waits, until a shutdown.
@@ -106,9 +95,10 @@ class Worker:
         self._on_trouble = on_trouble
         self._job = claim.job
         self._unsaved: dict[int, FileEntry] = {}
-        self._begun = clock.now()
+        self.begun = clock.now()
         #: Why it was told to stop.
         self.reason: Stop | None = None
+        self._behind = ""
         self._task: asyncio.Task[Any] | None = None
         self._ending = False
         #: Whether another run of the job will want its temporary files.
@@ -131,6 +121,11 @@ class Worker:
         self.reason = reason
         if self._task is not None:
             self._task.cancel()
+
+    def step_aside(self, behind: str) -> None:
+        """Make room for this job."""
+        self._behind = behind
+        self.stop(Stop.ASIDE)
 
     async def work(self) -> None:
         """Do the job; write its end, or give it up as ``stop`` asked."""
@@ -208,7 +203,7 @@ class Worker:
             self.claim.lease, step.job, event=event, checkpoint=step.checkpoint, files=files
         )
 
-    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+    async def _persist(self, write: Callable[[], Awaitable[_T]]) -> _T:
         """Write, however long Redis is away, but for a shutdown's sake.
 
         What is fenced may be written twice. Raises ``StateUnavailable`` when
@@ -230,10 +225,10 @@ class Worker:
     # --- ending ---
 
     async def _end(self, ending: Stop | DownloaddError | None) -> None:
-        if isinstance(ending, Stop):
-            await self._give_up(ending)
-            return
         try:
+            if isinstance(ending, Stop):
+                await self._give_up(ending)
+                return
             if ending is not None:
                 await self._clean_up(self._run.stop())
                 if isinstance(ending, (StorageUnavailable, SpoolError)):
@@ -259,13 +254,8 @@ class Worker:
         """Leave the job to whoever claims it after a pause; False when there were enough."""
         await self._persist(self._save_last)
         await self._clean_up(self._run.forsake())
-        count: int | None = None
-
-        async def postpone() -> None:
-            nonlocal count
-            count = await self._store.postpone(self.claim.lease, self._pauses)
-
-        await self._persist(postpone)
+        lease = self.claim.lease
+        count = await self._persist(lambda: self._store.postpone(lease, self._pauses))
         if count is None:
             return False
         self._metrics.retried("job")
@@ -288,7 +278,7 @@ class Worker:
 
     async def _give_up(self, reason: Stop) -> None:
         log.info("job.given_up", reason=reason.name.lower())
-        self._keep = reason is Stop.SHUTDOWN
+        self._keep = reason in (Stop.SHUTDOWN, Stop.ASIDE)
         status = await self._fate() if reason is Stop.LOST else None
         if reason is Stop.CANCELLED or status is JobStatus.CANCELLED:
             await self._leave(keep=False)
@@ -300,12 +290,19 @@ class Worker:
             await self._mourn()
         else:
             await self._leave(keep=True)
-            if reason is not Stop.LOST:
-                await self._release(aside=reason is Stop.ASIDE)
+            if reason is Stop.SHUTDOWN:
+                await self._release()
+            elif reason is Stop.ASIDE and not await self._put_aside():
+                # It was cancelled meanwhile, or taken by another.
+                await self._give_up(Stop.LOST)
 
-    async def _release(self, *, aside: bool = False) -> None:
+    async def _put_aside(self) -> bool:
+        lease = self.claim.lease
+        return await self._persist(lambda: self._store.put_aside(lease, behind=self._behind))
+
+    async def _release(self) -> None:
         try:
-            await (self._store.put_aside if aside else self._store.release)(self.claim.lease)
+            await self._store.release(self.claim.lease)
         except StateUnavailable as exc:
             self.lease_left = True
             log.warning("job.not_released", error=exc.message)
@@ -379,8 +376,8 @@ class Worker:
     def _stint(self, job: Job, now: float) -> Stint:
         """How long this run was busy, and how long with what comes after the last file."""
         last = max((entry.fetched_at or 0.0 for entry in job.files), default=0.0)
-        fetched_here = last >= self._begun and job.status is JobStatus.COMPLETED
-        return Stint(seconds=now - self._begun, tail=now - last if fetched_here else None)
+        fetched_here = last >= self.begun and job.status is JobStatus.COMPLETED
+        return Stint(seconds=now - self.begun, tail=now - last if fetched_here else None)
 
     def _seconds(self, now: float) -> float:
         return now - (self._job.started_at or now)

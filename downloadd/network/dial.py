@@ -212,9 +212,18 @@ class GuardedConnector(TCPConnector):
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
     ) -> None:
+        super()._release(key, protocol, should_close=should_close)
         # aiohttp keeps every one; a list of files at as many hosts leaves as many.
-        full = sum(map(len, self._conns.values())) >= MAX_IDLE
-        super()._release(key, protocol, should_close=should_close or full)
+        if sum(map(len, self._conns.values())) > MAX_IDLE:
+            self._close_oldest()
+
+    def _close_oldest(self) -> None:
+        idle = ((conns[0][1], key) for key, conns in self._conns.items() if conns)
+        _, key = min(idle, key=lambda it: it[0])
+        protocol, _ = self._conns[key].popleft()
+        if not self._conns[key]:
+            del self._conns[key]
+        protocol.close()
 
     async def close(self, *, abort_ssl: bool = False) -> None:
         await super().close(abort_ssl=abort_ssl)

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from urllib.parse import quote_from_bytes, urlsplit
+from posixpath import normpath
+from urllib.parse import quote_from_bytes, unquote, urlsplit
 
 import structlog
 from yarl import URL
@@ -77,10 +78,10 @@ class AddressGuard:
     An allowed entry opens addresses, and ports where it names none, that are
     closed by default; a network never opens a cloud's metadata address, which
     has to be named itself. ``deny`` wins. ``own`` are the addresses this
-    server listens on, ``known_as`` is the host by which clients know it:
-    they are closed unless allowed with that very port.
+    server listens on, ``known_as`` is the URL by which clients know it: they
+    are closed unless allowed with that very port.
 
-    Raises ``ConfigError`` for an entry that cannot be read.
+    Raises ``ConfigError`` for what cannot be read.
     """
 
     def __init__(
@@ -90,19 +91,13 @@ class AddressGuard:
         deny: Sequence[str] = (),
         ports: Sequence[str | int | tuple[int, int]] = DEFAULT_PORTS,
         own: Sequence[tuple[str, int]] = (),
-        known_as: tuple[str, int] | None = None,
+        known_as: str = "",
     ) -> None:
         self._allow = tuple(_parse_rule("network.allow", entry) for entry in allow)
         self._deny = tuple(_parse_rule("network.deny", entry) for entry in deny)
         self._ports = tuple(_parse_ports(entry) for entry in ports)
         self._own = tuple((_own_address(host), port) for host, port in own)
-        self._known_as = None
-        if known_as is not None:
-            host, port = canonical_host(known_as[0]), known_as[1]
-            if (address := _literal(host)) is None:
-                self._known_as = (host, port)
-            else:
-                self._own += ((address, port),)
+        self._known_as = _parse_known_as(known_as) if known_as else None
         self._networks_allowed = any(rule.network is not None for rule in self._allow)
 
     def check_url(self, url: str, *, max_length: int = MAX_URL_LENGTH) -> URL:
@@ -125,6 +120,8 @@ class AddressGuard:
         host, port = parsed.raw_host, parsed.port
         if host is None or port is None:
             raise _blocked("the URL names no host")
+        if self._is_known_as(host, port, parsed.raw_path):
+            raise _blocked(f"{host} port {port} is this server itself")
         address = _literal(host)
         if address is not None:
             self.check_address(address, host, port)
@@ -132,13 +129,20 @@ class AddressGuard:
             self._check_name(host, port)
         return parsed
 
+    def _is_known_as(self, host: str, port: int, path: str) -> bool:
+        """Whether clients reach this server there, and nobody has opened that very port."""
+        if self._known_as is None or (host, port) != self._known_as[:2]:
+            return False
+        # Beside a path of this server's, the host is somebody else's as well.
+        if not f"{_plain_path(path)}/".startswith(self._known_as[2]):
+            return False
+        rules = [it for it in self._allow if it.covers(host, _literal(host), port)]
+        return all(rule.port is None for rule in rules)
+
     def _check_name(self, host: str, port: int) -> None:
         if _any_covers(self._deny, host, None, port):
             raise _blocked(f"{host} is denied")
-        rules = [rule for rule in self._allow if rule.covers(host, None, port)]
-        if (host, port) == self._known_as and all(rule.port is None for rule in rules):
-            raise _blocked(f"{host} port {port} is this server itself")
-        if rules:
+        if _any_covers(self._allow, host, None, port):
             return
         # An allowed network may open name and port; that is seen when the name is resolved.
         if self._networks_allowed:
@@ -241,6 +245,21 @@ def _ascii(text: str) -> str:
 
 def _any_covers(rules: Iterable[_Rule], host: str, address: Address | None, port: int) -> bool:
     return any(rule.covers(host, address, port) for rule in rules)
+
+
+def _parse_known_as(url: str) -> tuple[str, int, str]:
+    """Host, port, and the path with a slash at its end."""
+    parsed = URL(url)
+    try:
+        host = canonical_host(parsed.raw_host or "")
+    except ValueError as exc:
+        raise ConfigError(f"server.public_url: {url!r} has no proper host: {exc}.") from exc
+    return host, parsed.port or 0, f"{_plain_path(parsed.raw_path).rstrip('/')}/"
+
+
+def _plain_path(path: str) -> str:
+    """A path as proxies understand it: decoded, without dots and doubled slashes."""
+    return normpath("/" + unquote(path).lstrip("/"))
 
 
 def _parse_rule(setting: str, entry: str) -> _Rule:

@@ -22,7 +22,7 @@ from downloadd.pipeline.intake import Intake
 from downloadd.pipeline.notes import Origin
 from downloadd.pipeline.services import FetchServices
 from downloadd.ports import SourceBody
-from downloadd.urls import host_of, without_port
+from downloadd.urls import host_of
 
 log = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ class FileFetch:
         return max(backoff * random.uniform(0.5, 1), exc.retry_after or 0)  # noqa: S311
 
     async def _attempt(self) -> Fetched:
-        async with self._services.slots.hold(without_port(self._host)):
+        async with self._services.slots.hold(self._host):
             self.attempts += 1
             self._watch.ask()
             try:

@@ -7,7 +7,17 @@ never do.
 """
 
 from downloadd.ports.clock import Clock, SystemClock
-from downloadd.ports.jobs import Claim, Created, Deduplication, JobStore, Lease, Page, Turn, Waiting
+from downloadd.ports.jobs import (
+    Claim,
+    Created,
+    Deduplication,
+    Demand,
+    JobStore,
+    Lease,
+    Page,
+    Turn,
+    Waiting,
+)
 from downloadd.ports.limits import Allowance, Limiter
 from downloadd.ports.objects import (
     Found,
@@ -43,6 +53,7 @@ __all__ = [
     "Deduplication",
     "Delivery",
     "DeliveryStatus",
+    "Demand",
     "Due",
     "Found",
     "History",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,10 +36,21 @@ class Claim(Record):
 class Waiting(Record):
     """A job in the queue, as far as it matters to those that are worked on."""
 
+    job_id: str
     user: str
     priority: Priority
     #: When it was made, as a time stamp.
     since: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand(Record):
+    """Who wants a place, and who has some."""
+
+    #: The first of the queue, in its order.
+    waiting: Sequence[Waiting]
+    #: Jobs under way in all processes, by user.
+    running: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,16 +179,24 @@ class JobStore(Protocol):
         """Write a job's end, give up the lease, append the last event. As ``save``."""
         ...
 
-    async def waiting(self, limit: int) -> Sequence[Waiting]:
-        """Return whose jobs are the first of the queue, in its order."""
+    async def demand(self, limit: int) -> Demand:
+        """Return so many of those who wait at the head of the queue, and who has places."""
+        ...
+
+    async def is_first(self, seconds: float) -> bool:
+        """Whether no process has asked this within so many seconds, for those that share jobs."""
         ...
 
     async def release(self, lease: Lease) -> None:
         """Give a lease up so that anybody may claim the job at once. A lost one is no error."""
         ...
 
-    async def put_aside(self, lease: Lease) -> None:
-        """Give a lease up and queue the job again, behind its user's others. As ``release``."""
+    async def put_aside(self, lease: Lease, *, behind: str) -> bool:
+        """Give a lease up and queue the job again, behind another; False for a lost one.
+
+        Its status stays, and no worker has it until its turn comes. Raises
+        ``StateUnavailable``.
+        """
         ...
 
     async def postpone(self, lease: Lease, pauses: Sequence[float]) -> int | None:

@@ -22,6 +22,8 @@ class Keys:
         self.active = f"{prefix}active"
         #: Hash: whose turn it is in the queue, by priority and user.
         self.turns = f"{prefix}turns"
+        #: String: a process has let a job make room for another's, not long ago.
+        self.sharing = f"{prefix}sharing"
         #: Counter that orders the queue.
         self.sequence = f"{prefix}sequence"
         #: String: the name of this installation, which its archives' keys begin with.

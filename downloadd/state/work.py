@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from downloadd.model import (
     event_data,
     terminal_event,
 )
-from downloadd.ports import Claim, Lease, Waiting
+from downloadd.ports import Claim, Demand, Lease, Waiting
 from downloadd.sealing import SealBroken
 from downloadd.state import codec
 from downloadd.state.client import Arg
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 _CLAIM = script("claim")
 _WRITE = script("write")
 _RENEW = script("renew")
-_WAITING = script("waiting")
+_DEMAND = script("demand")
 _RELEASE = script("release")
 _ASIDE = script("aside")
 _POSTPONE = script("postpone")
@@ -90,14 +91,23 @@ class Work(Scripts):
                 await self._fail_unreadable(Lease(job_id=row[0], token=token), _UNREADABLE)
         return claims
 
-    async def waiting(self, limit: int) -> Sequence[Waiting]:
+    async def demand(self, limit: int) -> Demand:
         args: list[Arg] = [limit, self._keys.job("%s")]
-        rows = await self._client.run(_WAITING, [self._keys.queue], args)
+        names = [self._keys.queue, self._keys.active]
+        rows, users = await self._client.run(_DEMAND, names, args)
         ranks = {rank: priority for priority, rank in codec.PRIORITY_RANKS.items()}
-        return [
-            Waiting(user=user, priority=ranks[int(rank)], since=float(created))
-            for user, rank, created in rows
+        waiting = [
+            Waiting(job_id=job_id, user=user, priority=ranks[int(rank)], since=float(created))
+            for job_id, user, rank, created in rows
+            # Of a priority that this version does not know is for a claim to say.
+            if int(rank) in ranks
         ]
+        return Demand(waiting=waiting, running=Counter(users))
+
+    async def is_first(self, seconds: float) -> bool:
+        milliseconds = round(seconds * 1000)
+        reply = await self._client.execute("SET", self._keys.sharing, 1, "NX", "PX", milliseconds)
+        return reply is not None
 
     def _claimed(self, token: str, row: Sequence[Any], namespace: str) -> Claim:
         job_id, values, spec, headers, checkpoint, ended, deaths = row
@@ -217,10 +227,12 @@ class Work(Scripts):
         args = [lease.job_id, lease.token, self._keys.control]
         await self._client.run(_RELEASE, names, args)
 
-    async def put_aside(self, lease: Lease) -> None:
-        keys = self._keys
-        names = [keys.job(lease.job_id), keys.active, keys.queue, keys.sequence, keys.turns]
-        await self._client.run(_ASIDE, names, [lease.job_id, lease.token, keys.control])
+    async def put_aside(self, lease: Lease, *, behind: str) -> bool:
+        keys, job_id = self._keys, lease.job_id
+        names = [keys.job(job_id), keys.events(job_id), keys.active]
+        names += [keys.queue, keys.sequence, keys.turns]
+        args: list[Arg] = [job_id, lease.token, keys.control, behind, self._clock.now()]
+        return bool(await self._client.run(_ASIDE, names, args))
 
     async def postpone(self, lease: Lease, pauses: Sequence[float]) -> int | None:
         names = [self._keys.job(lease.job_id), self._keys.active]

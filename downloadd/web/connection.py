@@ -9,14 +9,13 @@ headers of all others, and neither they nor the log repeat what was sent.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any, cast
 
 import structlog
-from aiohttp import web
-from aiohttp.http import HttpProcessingError, HttpVersion10, RawRequestMessage
-from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp import web, web_protocol
+from aiohttp.http import HttpProcessingError, RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
 
 from downloadd.web.errors import http_answer, internal_answer
 from downloadd.web.framing import judging, last, request_factory
@@ -33,9 +32,11 @@ HEAD_SECONDS, KEEPALIVE_SECONDS = 15.0, 75.0
 WAITING_BYTES = 16 * 1024
 #: Seconds without reading after which a client makes room for others.
 STALLED_SECONDS = 5.0
-#: Bytes read at once: what a client sends in small pieces costs a thousandfold, and others
-#: have their turn between two reads.
-READ_BYTES = 16 * 1024
+#: Bytes read at once: what a client sends in pieces of a few bytes costs a thousandfold. Who
+#: sends more waits in line, and so many are read from in each turn of the event loop.
+READ_BYTES, READS_PER_TURN = 4 * 1024, 8
+#: Bytes of a body that wait to be read, half of it; and requests that wait for the one before.
+BODY_BUFFER, QUEUED_REQUESTS = 32 * 1024, 2
 #: Bytes after which it is no request any more: many times what a body may have.
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
 #: Bytes that may come over a WebSocket at once, and each second. Messages, which are fewer,
@@ -53,6 +54,9 @@ _NOT_HTTP = "This is no proper HTTP/1.1 request."
 _TOO_LONG = f"The address or a header is longer than {MAX_LINE_BYTES:,} bytes."
 
 _log = structlog.get_logger(__name__)
+
+# aiohttp's 32, with a body each, would be megabytes of every client; there is no argument for it.
+web_protocol.MAX_MSG_QUEUE_SIZE = QUEUED_REQUESTS
 
 
 class Runner(web.AppRunner):
@@ -77,6 +81,7 @@ class Runner(web.AppRunner):
             access_log=None,
             shutdown_timeout=shutdown_timeout,
             keepalive_timeout=KEEPALIVE_SECONDS,
+            read_bufsize=BODY_BUFFER,
         )
         self._head_seconds = head_seconds
         self._max_connections = max_connections
@@ -97,6 +102,23 @@ class _Server(web.Server):
     head_seconds = HEAD_SECONDS
     max_connections = MAX_CONNECTIONS
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Those of which there is more to read.
+        self._line: deque[_Reader] = deque()
+
+    def stand_in_line(self, reader: _Reader) -> None:
+        """Let it read on when it has its turn."""
+        self._line.append(reader)
+        if len(self._line) == 1:
+            self._loop.call_soon(self._next_in_line)
+
+    def _next_in_line(self) -> None:
+        for _ in range(min(READS_PER_TURN, len(self._line))):
+            self._line.popleft().read_on()
+        if self._line:
+            self._loop.call_soon(self._next_in_line)
+
     def make_room(self) -> bool:
         """Whether there is room for one more connection, made where there was none."""
         if len(self._connections) < self.max_connections:
@@ -105,7 +127,10 @@ class _Server(web.Server):
         waiting = [it for it in ours if it.waiting]
         # Those first that never sent a request; the oldest stand first.
         idle = (
-            [it for it in waiting if not it.served] or waiting or [it for it in ours if it.stalled]
+            [it for it in waiting if not it.served]
+            or waiting
+            or [it for it in ours if it.stalled]
+            or [it for it in ours if it.closing]
         )
         for connection in idle[: max(1, self.max_connections // 100)]:
             connection.drop()
@@ -123,7 +148,7 @@ class _Server(web.Server):
             auto_decompress=False,
             **self._kwargs,
         )
-        return _Reader(connection, self._loop)
+        return _Reader(connection, self)
 
 
 #: What was read last, on any connection: it is taken out at once.
@@ -133,15 +158,15 @@ _READ = memoryview(bytearray(READ_BYTES))
 class _Reader(asyncio.BufferedProtocol):
     """Reads little at once for a connection, and lets others have their turn in between.
 
-    uvloop would read 256 KB for up to 32 times on end, which in pieces of a
-    few bytes are seconds of work.
+    uvloop would read 256 KB for up to 32 times on end, and one client after
+    the other, which in pieces of a few bytes are seconds of work.
     """
 
-    __slots__ = ("_connection", "_loop", "_transport")
+    __slots__ = ("_connection", "_server", "_transport")
 
-    def __init__(self, connection: _Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: _Connection, server: _Server) -> None:
         self._connection = connection
-        self._loop = loop
+        self._server = server
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -156,19 +181,19 @@ class _Reader(asyncio.BufferedProtocol):
         return _READ
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._connection.data_received(bytes(_READ[:nbytes]))
-        if nbytes == READ_BYTES and (transport := self._reading()) is not None:
+        connection, transport = self._connection, self._transport
+        connection.data_received(bytes(_READ[:nbytes]))
+        if nbytes == READ_BYTES and transport is not None and not transport.is_closing():
+            connection.in_line = True
             transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+            self._server.stand_in_line(self)
 
-    def _go_on(self) -> None:
-        if (transport := self._reading()) is not None:
+    def read_on(self) -> None:
+        """Read again, unless aiohttp wants no more for now, and will say when it does."""
+        connection, transport = self._connection, self._transport
+        connection.in_line = False
+        if transport is not None and not transport.is_closing() and not connection.held:
             transport.resume_reading()
-
-    def _reading(self) -> asyncio.Transport | None:
-        """The transport, where it may be read from; aiohttp, when it has paused, resumes itself."""
-        it = self._transport
-        return None if it is None or it.is_closing() or self._connection.reading_paused else it
 
     def eof_received(self) -> None:
         self._connection.eof_received()
@@ -181,13 +206,15 @@ class _Reader(asyncio.BufferedProtocol):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_allowance", "_head_timer", "_paused_at", "_server", "_since_head")
+    __slots__ = ("_allowance", "_head_timer", "_paused_at", "_server", "_since_head", "in_line")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
         self._paused_at: float | None = None
+        #: Whether it waits for its turn to be read from.
+        self.in_line = False
         #: Bytes since the last head was whole.
         self._since_head = 0
         #: Of a connection that has become a WebSocket.
@@ -204,9 +231,14 @@ class _Connection(web.RequestHandler):
         return not self.served or (self._waiter is not None and not self._waiter.done())
 
     @property
-    def reading_paused(self) -> bool:
+    def held(self) -> bool:
         """Whether aiohttp wants to read no more for now."""
-        return self._reading_paused
+        return self._reading_paused or self._buffer_paused
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is read, and what is left is being sent."""
+        return self.transport is not None and self.transport.is_closing()
 
     @property
     def stalled(self) -> bool:
@@ -221,6 +253,15 @@ class _Connection(web.RequestHandler):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._paused_at = None
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp calls it for each chunk that is taken, and parses nothing anew each time.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def _resume_transport_reading(self) -> None:
+        if not self.in_line:
+            super()._resume_transport_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self._server.make_room():
@@ -270,8 +311,6 @@ class _Connection(web.RequestHandler):
             self._forget_head()
         elif data:
             self._await_head()
-        if self._messages and _is_outdated(self._messages[-1][0]):
-            self._messages[-1] = (_OUTDATED, EMPTY_PAYLOAD)
         if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
             return
         # What came is no HTTP; where it was to be the rest of a body, aiohttp
@@ -315,14 +354,6 @@ class _Connection(web.RequestHandler):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log aiohttp's own complaints; the exception says what the arguments do."""
         _tell(kw.get("exc_info"))
-
-
-def _is_outdated(message: object) -> bool:
-    """Whether a request is of a version that has no headers, and no statuses either."""
-    return isinstance(message, RawRequestMessage) and message.version < HttpVersion10
-
-
-_OUTDATED = _ErrInfo(status=400, exc=BadHttpMessage(_NOT_HTTP), message=_NOT_HTTP)
 
 
 def _tell(exc: BaseException | None, **context: object) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp.http import HttpVersion, HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import ERROR
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -25,6 +25,9 @@ from downloadd.web.requests import REQUEST_ID
 
 #: The client waits to be asked for the body: what it expects.
 _EXPECTS: web.RequestKey[bool] = web.RequestKey("expects", bool)
+
+#: It is of a version of HTTP that has other messages.
+_FOREIGN: web.RequestKey[bool] = web.RequestKey("foreign", bool)
 
 #: What aiohttp says of bytes that do not make a request.
 _ERROR = ERROR._replace(version=HttpVersion11)
@@ -53,7 +56,9 @@ def judging(handle: Serve) -> Serve:
 
 
 def _refused(request: web.BaseRequest) -> web.HTTPException | None:
-    if request.headers.get("Expect"):
+    if _FOREIGN in request:
+        return web.HTTPBadRequest(text="This server speaks HTTP/1.1, and HTTP/1.0.")
+    if any(request.headers.getall("Expect", ())):
         return web.HTTPExpectationFailed(
             text="This server can meet no expectation but 100-continue."
         )
@@ -73,6 +78,10 @@ async def ask_for_body(request: web.BaseRequest) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # The answer itself has not begun.
         request.writer.output_size = 0
+
+
+def _is_ours(version: HttpVersion) -> bool:
+    return HttpVersion10 <= version < (2, 0)
 
 
 def last(request: web.BaseRequest, response: web.Response) -> web.Response:
@@ -98,12 +107,18 @@ def request_factory(make: Callable[..., web.BaseRequest]) -> Callable[..., web.B
     ) -> web.BaseRequest:
         if message is ERROR:
             return make(_ERROR, payload, protocol, writer, task)
-        if message.headers.get("Expect", "").lower() != "100-continue":
+        ours = _is_ours(message.version)
+        patient = [it.lower() for it in message.headers.getall("Expect", ())] == ["100-continue"]
+        if ours and not patient:
             return make(message, payload, protocol, writer, task)
         headers = CIMultiDict(message.headers)
-        del headers["Expect"]
-        patient = message._replace(headers=CIMultiDictProxy(headers))
-        request = make(patient, payload, protocol, writer, task)
+        headers.popall("Expect", None)
+        changed = message._replace(
+            headers=CIMultiDictProxy(headers), version=message.version if ours else HttpVersion11
+        )
+        request = make(changed, payload, protocol, writer, task)
+        if not ours:
+            request[_FOREIGN] = True
         request[_EXPECTS] = message.version >= HttpVersion11
         return request
 

@@ -13,9 +13,14 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
 def wants_websocket(request: web.Request) -> bool:
     """Whether an upgrade is asked for (RFC 9110 §7.8), and not left over by a proxy."""
-    asked = request.headers.get("Upgrade", "").strip().lower() == "websocket"
-    options = ",".join(request.headers.getall("Connection", ())).lower().split(",")
-    return asked and "upgrade" in map(str.strip, options) and request.version >= HttpVersion11
+    # As aiohttp's parser compares them: in ASCII, and with no other white space.
+    asked = _plain(request.headers.get("Upgrade", "")) == "websocket"
+    options = ",".join(request.headers.getall("Connection", ())).split(",")
+    return asked and "upgrade" in map(_plain, options) and request.version >= HttpVersion11
+
+
+def _plain(text: str) -> str:
+    return text.strip(" \t").lower() if text.isascii() else ""
 
 
 def check_handshake(request: web.Request) -> None:

@@ -45,6 +45,31 @@ _REASON = b"Connect again, with the id of the last message as lastEventId."
 OnMessage = Callable[["Socket", Mapping[str, Any]], Awaitable[None]]
 
 
+class _Response(web.WebSocketResponse):
+    """Bounds the time that an end takes: aiohttp limits only the wait for the client's answer.
+
+    It begins one by itself where a client breaks the protocol.
+    """
+
+    def __init__(self, *, stall: float, heartbeat: float) -> None:
+        super().__init__(
+            timeout=_CLOSE_SECONDS,
+            # aiohttp would answer pings, and pass over pongs, for as long as any are there.
+            autoping=False,
+            heartbeat=heartbeat,
+            max_msg_size=MAX_MESSAGE_BYTES,
+            # Messages are small, and a compressor for each connection is not.
+            compress=False,
+        )
+        self._stall = stall
+
+    async def close(
+        self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True
+    ) -> bool:
+        async with asyncio.timeout(self._stall):
+            return await super().close(code=code, message=message, drain=drain)
+
+
 class Socket:
     """One connection."""
 
@@ -70,9 +95,7 @@ class Socket:
     async def close(self, code: int = WSCloseCode.OK, reason: bytes = b"") -> None:
         """End the connection, when the client has read what was sent or has had its time."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._stall):
-                # aiohttp limits only the wait for the client's answer.
-                await self._response.close(code=code, message=reason)
+            await self._response.close(code=code, message=reason)
 
     def follow(self, name: str, sending: Awaitable[None]) -> None:
         """Begin to send what becomes of a job, in place of what was sent of it before."""
@@ -131,15 +154,7 @@ class Sockets:
         draining: bool,
     ) -> web.StreamResponse:
         check_handshake(request)
-        response = web.WebSocketResponse(
-            timeout=_CLOSE_SECONDS,
-            # aiohttp would answer pings, and pass over pongs, for as long as any are there.
-            autoping=False,
-            heartbeat=self._heartbeat,
-            max_msg_size=MAX_MESSAGE_BYTES,
-            # Messages are small, and a compressor for each connection is not.
-            compress=False,
-        )
+        response = _Response(stall=self._stall, heartbeat=self._heartbeat)
         await response.prepare(request)
         socket = Socket(response, stall=self._stall)
         if draining:

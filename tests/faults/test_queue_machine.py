@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -269,15 +270,19 @@ class QueueMachine(RuleBasedStateMachine):
     async def _put_back(self, process: int, claim: Claim, times: list[int | None]) -> None:
         times.append(await self._states[process].jobs.postpone(claim.lease, PAUSES))
 
-    @rule(process=processes, claims=claims)
-    def put_aside(self, process: int, claims: list[Claim]) -> None:
-        """A job that is under way waits for its user's next turn, as if it had just come."""
+    @precondition(lambda self: self.known)
+    @rule(process=processes, claims=claims, data=st.data())
+    def put_aside(self, process: int, claims: list[Claim], data: st.DataObject) -> None:
+        """A job that is under way waits for its user's next turn, behind any other's."""
         for it in claims:
-            self._run(self._states[process].jobs.put_aside(it.lease))
+            other = self._any(data, list(self.known.values())).job_id
+            put = self._run(self._states[process].jobs.put_aside(it.lease, behind=other))
             known = self.known[it.job.id]
-            if known.holder == it.lease:
+            assert put == (known.holder == it.lease)
+            if put:
                 known.holder, known.lapsed = None, None
-                self._wait(known)
+                known.events.append("progress")
+                self._turns.put_behind(known.user, known.job_id, known.rank, other)
 
     @rule(process=processes, claims=claims)
     def renew(self, process: int, claims: list[Claim]) -> None:
@@ -406,10 +411,11 @@ class QueueMachine(RuleBasedStateMachine):
         under_way = {it.job_id for it in self.processing()}.difference(queue)
         assert sorted(active) == sorted(under_way)
         waiting = [self.known[job_id] for job_id in queue]
-        found = await state.jobs.waiting(64)
-        assert [(it.user, RANK[it.priority]) for it in found] == [
-            (it.user, it.rank) for it in waiting
+        demand = await state.jobs.demand(64)
+        assert [(it.job_id, it.user, RANK[it.priority]) for it in demand.waiting] == [
+            (it.job_id, it.user, it.rank) for it in waiting
         ]
+        assert demand.running == Counter(self.known[job_id].user for job_id in active)
         await asyncio.gather(*(self._compare_job(state, it, queue) for it in self.known.values()))
 
     async def _compare_job(self, state: State, known: Known, queue: list[str]) -> None:

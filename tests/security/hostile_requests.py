@@ -199,6 +199,18 @@ for _name, _target in (("ws", "/ws"), ("job", "/v1/download/subscribe/{job}")):
         400,
         headers=f"{_UPGRADE}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: \xff\r\n",
     )
+# The Kelvin sign is a "k" in lower case; white space that only Python strips.
+for _name, _headers in (
+    ("kelvin", "Connection: Upgrade\r\nUpgrade: websoc\xe2\x84\xaaet\r\n"),
+    ("space", "Connection: \xc2\xa0upgrade\r\nUpgrade: websocket\r\n"),
+):
+    get(
+        f"header-upgrade-{_name}",
+        "/ws",
+        400,
+        headers=f"{_headers}Sec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    )
 get(
     "header-h2c",
     "/health/live",

@@ -52,11 +52,11 @@ def complaints(name: str) -> list[str]:
 
 
 #: DerivedCoreProperties.txt of Unicode 16, Default_Ignorable_Code_Point, but for the
-#: variation selectors, without which an emoji is another; and two that are drawn as nothing.
+#: variation selectors, without which an emoji is another; and one that is drawn as nothing.
 _IGNORABLE = (
     (0x34F, 0x34F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x2060, 0x206F), (0x3164, 0x3164),
     (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A),
-    (0xE0000, 0xE00FF), (0xE01F0, 0xE0FFF), (0x2800, 0x2800), (0x1D159, 0x1D159),
+    (0xE0000, 0xE00FF), (0xE01F0, 0xE0FFF), (0x1D159, 0x1D159),
 )  # fmt: skip
 _BLANK = frozenset(chr(code) for first, last in _IGNORABLE for code in range(first, last + 1))
 
@@ -70,7 +70,7 @@ def _complaints_of(segment: str) -> list[str]:
         "its end": segment[-1:] in (".", " "),
         "a device": _DEVICE.fullmatch(segment.partition(".")[0].strip()) is not None,
         "invisible": bool(categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}),
-        "blank": bool(set(segment) & _BLANK),
+        "blank": bool(set(segment) & {*_BLANK, "\u2800"}),
     }
     return [f"{what} in {segment!r}" for what, is_so in wrong.items() if is_so]
 
@@ -232,3 +232,10 @@ def test_nothing_that_is_not_to_be_seen() -> None:
     for char in _BLANK:
         assert safe_name(f"a{char}b.txt") == "ab.txt", hex(ord(char))
         assert safe_name(char) is None, hex(ord(char))
+    for selector in "\ufe0f\U000e0100\u180b":
+        assert safe_name(f"a/{selector}") == "a"
+        assert safe_name(selector) is None
+    # Between words in Braille; anywhere else it would hide.
+    assert safe_name("\u2813\u2800\u2811") == "\u2813 \u2811"
+    assert safe_name("a\u2800") == "a"
+    assert safe_name("\u2800") is None

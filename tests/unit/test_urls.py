@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from downloadd.urls import host_of, redact, without_port
+from downloadd.urls import host_of, redact
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,8 @@ def test_a_host_in_other_letters(url: str, host: str) -> None:
     assert host_of(url) == host
 
 
-def test_the_host_without_its_port() -> None:
-    assert without_port(host_of("http://[2001:db8::1]:8080/")) == "2001:db8::1"
-    assert without_port(host_of("http://h.example/")) == "h.example"
-    # Our own storage has neither.
-    assert without_port(host_of("storage:///a")) == "storage"
-
-
 def test_what_is_no_url_has_no_host() -> None:
     """Whoever fetches it says what is wrong with it."""
     assert host_of("http://[::1/a") == ""
     assert host_of("http://h:99999/a") == "h:99999"
+    assert host_of("http://user:password@h:99999/a") == "h:99999"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from downloadd.errors import StateUnavailable, StorageCorrupt, StorageUnavailable
-from downloadd.jobs.worker import Stop
+from downloadd.jobs.stops import Stop
 from downloadd.model import JobStatus
 from tests.e2e.archives import digests
 from tests.e2e.service import eventually

@@ -31,6 +31,13 @@ class Turns:
     def order(self) -> list[str]:
         return [place.job_id for place in self._places]
 
+    def put_behind(self, user: str, job_id: str, rank: int, other: str) -> None:
+        """Put a job that was under way behind another that waits, or has its turn."""
+        turns = [it.turn for it in self._places if it.job_id == other and it.rank == rank]
+        least = max([self._on.get(rank, 0), *turns])
+        self._last[rank, user] = max(least, self._last.get((rank, user), -1))
+        self.put(user, job_id, rank)
+
     def put(self, user: str, job_id: str, rank: int = 0) -> None:
         on, last = self._on.get(rank, 0), self._last.get((rank, user), -1)
         turn = self._last[rank, user] = max(on, last + 1)

@@ -296,8 +296,10 @@ async def test_who_is_gone_is_forgotten(server: Server) -> None:
 
 
 @asynccontextmanager
-async def stalled(server: Server, job_id: str) -> AsyncIterator[asyncio.Transport]:
-    """A client that subscribes and never reads; the server's end of its connection."""
+async def stalled(
+    server: Server, job_id: str
+) -> AsyncIterator[tuple[asyncio.Transport, socket.socket]]:
+    """A client that subscribes and never reads: the server's end of its connection, and its own."""
     sockets: Sockets = server.app[keys.SOCKETS]
     url = URL(server.url)
     assert url.host
@@ -317,7 +319,7 @@ async def stalled(server: Server, job_id: str) -> AsyncIterator[asyncio.Transpor
         assert request.transport is not None
         raw = request.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        yield request.transport
+        yield request.transport, slow
 
 
 async def test_a_slow_reader(server: Server) -> None:
@@ -337,9 +339,9 @@ async def test_a_slow_reader(server: Server) -> None:
         assert len(sockets) == 1, "the slow one is still there"
 
 
-@pytest.mark.parametrize("end", ["heartbeat", "last event"])
+@pytest.mark.parametrize("end", ["heartbeat", "last event", "no frame"])
 async def test_nothing_is_left_of_who_reads_nothing(server: Server, end: str) -> None:
-    """Whether it misses its heartbeat or the last event, its connection is gone, unread bytes too.
+    """However its end comes, its connection is gone, and so are unread bytes.
 
     The buffer is so full that closing has to wait, and not so that sending has.
     """
@@ -350,8 +352,8 @@ async def test_nothing_is_left_of_who_reads_nothing(server: Server, end: str) ->
         sockets._stall = 2.0
     job = await idle_job(server)
     await job.begin()
-    async with stalled(server, job.job_id) as transport:
-        if end == "last event":
+    async with stalled(server, job.job_id) as (transport, slow):
+        if end != "heartbeat":
             transport.set_write_buffer_limits(high=4096)
         number = 0
         while transport.get_write_buffer_size() < 10_000:
@@ -359,6 +361,8 @@ async def test_nothing_is_left_of_who_reads_nothing(server: Server, end: str) ->
             await job.progress(1 + number % 98)
         if end == "last event":
             await job.fail()
+        elif end == "no frame":
+            slow.sendall(b"\x83\x80\0\0\0\0")
         await until(lambda: len(sockets) == 0)
         await until(lambda: transport.get_write_buffer_size() == 0)
         assert transport.is_closing()

@@ -395,7 +395,7 @@ def test_any_text_is_either_a_url_or_blocked(text: str) -> None:
 )
 def test_the_name_that_clients_know(url: str) -> None:
     """It is this server, too: closed but for the very port that is allowed."""
-    known = ("Downloads.example", 443)
+    known = "https://Downloads.example"
     assert "itself" in blocked(AddressGuard(known_as=known), url)
     assert "itself" in blocked(
         AddressGuard(known_as=known, allow=["downloads.example", "0.0.0.0/0"]), url
@@ -406,7 +406,25 @@ def test_the_name_that_clients_know(url: str) -> None:
 
 
 def test_an_address_that_clients_know() -> None:
-    guard = AddressGuard(known_as=("203.0.113.5", 80), allow=["203.0.113.0/24"])
+    guard = AddressGuard(known_as="http://203.0.113.5", allow=["203.0.113.0/24"])
     assert "itself" in blocked(guard, "http://203.0.113.5/")
     guard.check_url("http://203.0.113.6/")
     guard.check_url("https://203.0.113.5/")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/downloads", "/downloads/v1/files/a", "//downloads/", "/x/../downloads/%61", "/%64ownloads"],
+)
+def test_a_path_that_clients_know(path: str) -> None:
+    """Beside it the host is an application's own, with its files and callbacks."""
+    guard = AddressGuard(known_as="https://app.example/downloads")
+    assert "itself" in blocked(guard, f"https://app.example{path}")
+    for other in ("/", "/webhooks/done", "/downloads-of-others", "/x/downloads"):
+        guard.check_url(f"https://app.example{other}")
+
+
+@pytest.mark.parametrize("url", ["http://1.2.3", "http://0x7f.1", "http://[fe80::1%25eth0]"])
+def test_a_public_url_without_a_proper_host(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.public_url"):
+        AddressGuard(known_as=url)
