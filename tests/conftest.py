@@ -21,6 +21,25 @@ settings.register_profile(
 )
 settings.load_profile("downloadd")
 
+#: Files that take a minute or more, the longest first. One after the other, and among others,
+#: they neither disturb each other nor are what the end of a run waits for.
+_LONG = (
+    "faults/test_kill.py",
+    "faults/test_finishing.py",
+    "e2e/test_big_job.py",
+    "faults/test_acknowledged.py",
+    "faults/test_processes.py",
+    "faults/test_valkey_away.py",
+    "faults/test_storage_away.py",
+    "faults/test_disk.py",
+    "integration/jobs/test_sharing.py",
+    "faults/test_drain.py",
+    "faults/test_leaks.py",
+    "integration/test_archive_tools.py",
+    "e2e/test_schemathesis.py",
+    "faults/test_stored.py",
+)
+
 _PREFIXES = ("DOWNLOADD_", "AWS_", "OTEL_", "XDG_")
 
 
@@ -49,6 +68,31 @@ def _usual_signals() -> None:
     for number, handler in usual.items():
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put a file's tests together, and the files in the order in which they are best begun."""
+    by_file: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_file.setdefault(item.path, []).append(item)
+    short, long = [], []
+    for path in sorted(by_file, key=lambda path: -len(by_file[path])):
+        (long if path.as_posix().endswith(_LONG) else short).append(path)
+    long.sort(key=_place)
+    items[:] = [item for path in _mixed(long, short) for item in by_file[path]]
+
+
+def _place(path: Path) -> int:
+    return next(place for place, it in enumerate(_LONG) if path.as_posix().endswith(it))
+
+
+def _mixed(long: list[Path], short: list[Path]) -> Iterator[Path]:
+    """A long one now and then, from the beginning on."""
+    step = len(short) // len(long) if long else 0
+    for number, path in enumerate(long):
+        yield path
+        yield from short[number * step : (number + 1) * step]
+    yield from short[len(long) * step :]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -122,6 +122,9 @@ class Origin:
 
     async def __aexit__(self, *exc: object) -> None:
         self._server.close()
+        # Who has only just come is in no task yet.
+        for _ in range(5):
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

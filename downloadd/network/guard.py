@@ -249,8 +249,8 @@ def _any_covers(rules: Iterable[_Rule], host: str, address: Address | None, port
 
 def _parse_known_as(url: str) -> tuple[str, int, str]:
     """Host, port, and the path with a slash at its end."""
-    parsed = URL(url)
     try:
+        parsed = URL(url)
         host = canonical_host(parsed.raw_host or "")
     except ValueError as exc:
         raise ConfigError(f"server.public_url: {url!r} has no proper host: {exc}.") from exc

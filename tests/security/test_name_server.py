@@ -157,7 +157,7 @@ async def _main(folder: Path) -> dict[str, Any]:
         "DOWNLOADD_FETCH_CONNECT_TIMEOUT": "3",
         "DOWNLOADD_FETCH_TOTAL": "200",
         "DOWNLOADD_JOBS_CONCURRENCY": "150",
-        "DOWNLOADD_NETWORK_PORTS": "80,8000-8999,30000-65535",
+        "DOWNLOADD_NETWORK_PORTS": "80,8000-8999,10000-65535",
     }
     async with (
         NameServer(PUBLIC),
