@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,24 +22,8 @@ settings.register_profile(
 )
 settings.load_profile("downloadd")
 
-#: Files that take a minute or more, the longest first. One after the other, and among others,
-#: they neither disturb each other nor are what the end of a run waits for.
-_LONG = (
-    "faults/test_kill.py",
-    "faults/test_finishing.py",
-    "e2e/test_big_job.py",
-    "faults/test_acknowledged.py",
-    "faults/test_processes.py",
-    "faults/test_valkey_away.py",
-    "faults/test_storage_away.py",
-    "faults/test_disk.py",
-    "integration/jobs/test_sharing.py",
-    "faults/test_drain.py",
-    "faults/test_leaks.py",
-    "integration/test_archive_tools.py",
-    "e2e/test_schemathesis.py",
-    "faults/test_stored.py",
-)
+#: It takes minutes, for one test: begun last, it would be what the end of a run waits for.
+_FIRST = "faults/test_kill.py"
 
 _PREFIXES = ("DOWNLOADD_", "AWS_", "OTEL_", "XDG_")
 
@@ -54,6 +39,10 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
         patch.setenv("HOME", str(home))
         # botocore would ask the cloud's metadata address who we are.
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # Nothing here has a certificate of the world's; each of a thousand servers and
+        # clients would read them all. Tests of TLS name their own.
+        patch.setenv("SSL_CERT_FILE", os.devnull)
+        patch.setenv("SSL_CERT_DIR", str(home))
         yield home
 
 
@@ -71,28 +60,15 @@ def _usual_signals() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put a file's tests together, and the files in the order in which they are best begun."""
-    by_file: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        by_file.setdefault(item.path, []).append(item)
-    short, long = [], []
-    for path in sorted(by_file, key=lambda path: -len(by_file[path])):
-        (long if path.as_posix().endswith(_LONG) else short).append(path)
-    long.sort(key=_place)
-    items[:] = [item for path in _mixed(long, short) for item in by_file[path]]
-
-
-def _place(path: Path) -> int:
-    return next(place for place, it in enumerate(_LONG) if path.as_posix().endswith(it))
-
-
-def _mixed(long: list[Path], short: list[Path]) -> Iterator[Path]:
-    """A long one now and then, from the beginning on."""
-    step = len(short) // len(long) if long else 0
-    for number, path in enumerate(long):
-        yield path
-        yield from short[number * step : (number + 1) * step]
-    yield from short[len(long) * step :]
+    """Let the files with most tests come first, as pytest-xdist has it by itself; but for one."""
+    tests = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            not item.path.as_posix().endswith(_FIRST),
+            -tests[item.path],
+            item.path,
+        )
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
