@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +20,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("downloadd")
-
-#: It takes minutes, for one test: begun last, it would be what the end of a run waits for.
-_FIRST = "faults/test_kill.py"
 
 _PREFIXES = ("DOWNLOADD_", "AWS_", "OTEL_", "XDG_")
 
@@ -57,18 +53,6 @@ def _usual_signals() -> None:
     for number, handler in usual.items():
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the files with most tests come first, as pytest-xdist has it by itself; but for one."""
-    tests = Counter(item.path for item in items)
-    items.sort(
-        key=lambda item: (
-            not item.path.as_posix().endswith(_FIRST),
-            -tests[item.path],
-            item.path,
-        )
-    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
