@@ -95,6 +95,7 @@ class Worker:
         self._on_trouble = on_trouble
         self._job = claim.job
         self._unsaved: dict[int, FileEntry] = {}
+        #: Since when it works, as a time stamp.
         self.begun = clock.now()
         #: Why it was told to stop.
         self.reason: Stop | None = None

@@ -35,7 +35,8 @@ STALLED_SECONDS = 5.0
 #: Bytes read at once: what a client sends in pieces of a few bytes costs a thousandfold. Who
 #: sends more waits in line, and so many are read from in each turn of the event loop.
 READ_BYTES, READS_PER_TURN = 4 * 1024, 8
-#: Bytes of a body that wait to be read, half of it; and requests that wait for the one before.
+#: Half of the bytes of a body that may wait to be read; requests that may wait for the one
+#: before them.
 BODY_BUFFER, QUEUED_REQUESTS = 32 * 1024, 2
 #: Bytes after which it is no request any more: many times what a body may have.
 MAX_REQUEST_BYTES = 32 * 1024 * 1024
