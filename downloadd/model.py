@@ -253,8 +253,10 @@ class Job(Record):
     error: str | None = None
     error_code: str | None = None
 
-    #: The OpenTelemetry trace of the request that made the job, 32 hex digits.
-    trace_id: str | None = None
+    #: The span of the request that made the job, as W3C Trace Context has it.
+    traceparent: str | None = None
+    #: The span of the worker that has it, or had it last; None without traces.
+    run_traceparent: str | None = None
     #: Seconds for the whole job, waiting included, as said when it was made.
     estimated_time: int | None = None
     #: Seconds of work left as of ``updated_at``; those in the queue not counted.
@@ -273,6 +275,11 @@ class Job(Record):
     def log_context(self) -> dict[str, Any]:
         """What logs may say about the job: no URL, no metadata."""
         return {"jobId": self.id, "userId": self.user}
+
+    @property
+    def trace_id(self) -> str | None:
+        """The OpenTelemetry trace of the request that made the job, 32 hex digits."""
+        return self.traceparent.split("-")[1] if self.traceparent else None
 
     @property
     def archive_name(self) -> str:

@@ -12,14 +12,27 @@ from urllib.parse import quote
 
 from aiohttp import web
 
+from downloadd import __version__
 from downloadd.app import access, foundations, webhooks, work
-from downloadd.app.site import CLOCK, GUARD, POOL, SITE, STATE, STORAGE_PROBE, Site, url_of
+from downloadd.app.site import (
+    CLOCK,
+    GUARD,
+    POOL,
+    SITE,
+    STATE,
+    STORAGE_PROBE,
+    TRACING,
+    Site,
+    url_of,
+)
 from downloadd.config import Settings
+from downloadd.config.sections import Telemetry
 from downloadd.errors import AddressBlocked, ConfigError
 from downloadd.model import Source
 from downloadd.network.guard import AddressGuard
 from downloadd.ports import SystemClock
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Tracing
 from downloadd.web import keys
 from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.openapi.contract import Contract
@@ -35,6 +48,7 @@ __all__ = ["POOL", "SITE", "STATE", "STORAGE_PROBE", "begin_drain", "create_app"
 _SAMPLE_ID = 10_000
 
 RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
+    foundations.tracing,
     foundations.redis,
     foundations.spool,
     foundations.secret,
@@ -67,6 +81,7 @@ def create_app(
     """
     metrics = Metrics()
     local_files = settings.storage.kind == "local"
+    tracing = _tracing(settings.telemetry)
     app = make_application(
         metrics=metrics,
         cors_origins=settings.server.cors_origins,
@@ -74,6 +89,7 @@ def create_app(
         local_files=local_files,
         authenticator=access.authenticator(settings),
         rate=access.rate(settings.limits),
+        spans=tracing,
         trusted_proxies=settings.server.trusted_proxies,
     )
     site = Site(
@@ -83,6 +99,7 @@ def create_app(
     )
     app[SITE] = site
     app[CLOCK] = SystemClock()
+    app[TRACING] = tracing
     app[GUARD] = _guard(site)
     app[keys.METRICS] = metrics
     app[keys.LIFECYCLE] = Lifecycle()
@@ -117,6 +134,17 @@ def begin_drain(app: web.Application) -> None:
 
 async def _end_streams(app: web.Application) -> None:
     begin_drain(app)
+
+
+def _tracing(telemetry: Telemetry) -> Tracing:
+    if not telemetry.otlp_endpoint:
+        return Tracing()
+    return Tracing.to(
+        telemetry.otlp_endpoint,
+        service=telemetry.service_name,
+        version=__version__,
+        ratio=telemetry.trace_sample_ratio,
+    )
 
 
 def _guard(site: Site) -> AddressGuard:

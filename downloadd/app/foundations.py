@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +21,7 @@ from downloadd.app.site import (
     SPOOL,
     SPOOL_FOLDER,
     STATE,
+    TRACING,
 )
 from downloadd.network.fetch import HttpSource
 from downloadd.objects.links import load_secret
@@ -37,6 +39,12 @@ SPOOL_MEMORY = 64 * 1024 * 1024
 #: Threads for hashing, compressing and the temporary disk. Two keep two cores
 #: busy; the others wait for the disk.
 WORKER_THREADS = 4
+
+
+async def tracing(app: web.Application) -> AsyncIterator[None]:
+    """What ends last: the others' last spans are to be sent."""
+    yield
+    await asyncio.to_thread(app[TRACING].close)
 
 
 async def redis(app: web.Application) -> AsyncIterator[None]:
@@ -143,6 +151,7 @@ async def source(app: web.Application) -> AsyncIterator[None]:
         connect_timeout=fetch.connect_timeout,
         stall_timeout=fetch.stall_timeout,
         max_redirects=fetch.max_redirects,
+        tracing=app[TRACING],
     ) as source:
         app[SOURCE] = source
         yield

@@ -19,6 +19,7 @@ from downloadd.pipeline import Spool
 from downloadd.pipeline.spool_folder import SpoolFolder
 from downloadd.ports import ObjectStore, SystemClock
 from downloadd.state.setup import State
+from downloadd.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,7 @@ class Site:
 
 
 SITE: web.AppKey[Site] = web.AppKey("site", Site)
+TRACING: web.AppKey[Tracing] = web.AppKey("tracing", Tracing)
 CLOCK: web.AppKey[SystemClock] = web.AppKey("clock", SystemClock)
 REDIS_URL: web.AppKey[str] = web.AppKey("redis_url", str)
 STATE: web.AppKey[State] = web.AppKey("state", State)

@@ -10,7 +10,7 @@ from functools import partial
 import structlog
 from aiohttp import web
 
-from downloadd.app.site import CLOCK, DEAD_OWNERS, GUARD, SITE, STATE
+from downloadd.app.site import CLOCK, DEAD_OWNERS, GUARD, SITE, STATE, TRACING
 from downloadd.config import Settings
 from downloadd.config.fields import SigningSecret
 from downloadd.errors import ConfigError
@@ -42,7 +42,9 @@ async def webhooks(app: web.Application) -> AsyncIterator[None]:
     )
     timeout = settings.webhooks.timeout
     async with (
-        WebhookCaller.open_session(app[GUARD], secret=_secret(settings), timeout=timeout) as caller,
+        WebhookCaller.open_session(
+            app[GUARD], secret=_secret(settings), timeout=timeout, tracing=app[TRACING]
+        ) as caller,
         Deliverer(
             outbox=state.outbox,
             caller=caller,
@@ -52,6 +54,7 @@ async def webhooks(app: web.Application) -> AsyncIterator[None]:
             timeout=timeout,
             schedule=settings.webhooks.schedule,
             dead_owners=app[DEAD_OWNERS],
+            tracing=app[TRACING],
         ) as deliverer,
     ):
         state.feed.on_webhook(deliverer.wake)

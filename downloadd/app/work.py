@@ -21,6 +21,7 @@ from downloadd.app.site import (
     SPOOL_FOLDER,
     STATE,
     STORAGE_PROBE,
+    TRACING,
 )
 from downloadd.config.sections import Simulation
 from downloadd.errors import DownloaddError, SpoolError
@@ -84,6 +85,7 @@ async def pool(app: web.Application) -> AsyncIterator[None]:
         storage_there=app[STORAGE_PROBE].known,
         on_trouble=partial(_on_trouble, app),
         charge=app[keys.QUOTAS].fetched,
+        tracing=app[TRACING],
     )
     state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
     async with pool:
@@ -124,6 +126,7 @@ def _run_maker(app: web.Application) -> Callable[[Claim], JobRun]:
                 delay=_delay(settings.simulation),
             ),
             metrics=app[keys.METRICS],
+            tracing=app[TRACING],
         ),
         objects=app[OBJECTS],
         per_job=settings.fetch.per_job,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from downloadd.cli import options
-from downloadd.config import SETTINGS, Loaded, Settings, not_built, trace, value_of
+from downloadd.config import SETTINGS, Loaded, Settings, trace, value_of
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -51,8 +51,6 @@ def lines(loaded: Loaded) -> Iterator[str]:
 
 
 def _comment(loaded: Loaded, name: str) -> str | None:
-    if (what := not_built(name)) is not None:
-        return f"not built yet: {what}"
     if value_of(loaded.settings, name) == value_of(loaded.defaults, name):
         return _made_at_the_start(loaded.settings, name)
     given = loaded.given.get(name)

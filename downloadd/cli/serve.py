@@ -22,9 +22,11 @@ from downloadd import __version__
 from downloadd.app import POOL, SITE, begin_drain, create_app
 from downloadd.cli.options import add_settings, config_path, overrides
 from downloadd.config import Settings, load
+from downloadd.config.sections import Telemetry
 from downloadd.errors import DownloaddError
 from downloadd.jobs.pool import Pool
 from downloadd.telemetry import logs
+from downloadd.telemetry.sentry import Reporter
 from downloadd.web.connection import MAX_CONNECTIONS, Runner
 
 #: Seconds that running jobs have to end before they are given up to the queue.
@@ -57,15 +59,36 @@ def run(arguments: argparse.Namespace) -> int:
     where the port or the data directory is taken.
     """
     settings = load(config_path(arguments), os.environ, overrides(arguments))
-    logs.configure(
-        level=settings.telemetry.log_level,
-        log_format=settings.telemetry.log_format,
-        service=settings.telemetry.service_name,
-    )
-    _bound_arenas()
-    with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        runner.run(_serve(settings))
+    with _logging(settings.telemetry):
+        _bound_arenas()
+        with asyncio.Runner(loop_factory=fast_loop()) as runner:
+            runner.run(_serve(settings))
     return 0
+
+
+@contextmanager
+def _logging(telemetry: Telemetry) -> Iterator[None]:
+    """Write logs, and send what are errors to Sentry where that is wanted."""
+    dsn, release = telemetry.sentry_dsn, f"downloadd@{__version__}"
+    reporter = Reporter.open(dsn, release=release) if dsn else None
+    logs.configure(
+        level=telemetry.log_level,
+        log_format=telemetry.log_format,
+        service=telemetry.service_name,
+        report=reporter,
+    )
+    try:
+        yield
+    except DownloaddError:
+        raise  # is told in a line, without a trace
+    except Exception:
+        if reporter is None:
+            raise
+        _log.exception("server.crashed")
+        raise
+    finally:
+        if reporter is not None:
+            reporter.close()
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,6 +1,6 @@
 """Settings: read once at the start, typed, checked; see ``config.toml``."""
 
-from downloadd.config.loading import SETTINGS, Loaded, load, not_built, trace, value_of
+from downloadd.config.loading import SETTINGS, Loaded, load, trace, value_of
 from downloadd.config.sections import (
     Auth,
     Fetch,
@@ -34,7 +34,6 @@ __all__ = [
     "Telemetry",
     "Webhooks",
     "load",
-    "not_built",
     "trace",
     "value_of",
 ]

@@ -142,6 +142,14 @@ class SigningSecret(Secret):
         return text
 
 
+class SentryDsn(Secret):
+    """Where a project of Sentry's takes events; its key is in it."""
+
+    def __init__(self) -> None:
+        super().__init__("empty or a DSN of Sentry's, https://KEY@HOST/PROJECT")
+        self._pattern = re.compile(r"(https?://[^\s@/:]+@[^\s@/]+(/[^\s/]+)*/[0-9]+)?")
+
+
 class SecretKey(Secret):
     """A key of 256 bits or more, as ``openssl rand -base64 32`` prints it."""
 
@@ -252,13 +260,13 @@ class Size(Whole):
         return value
 
 
-class Seconds(Setting):
-    """A span of time: a number of seconds, fractions allowed."""
+class Number(Setting):
+    """A number, fractions allowed."""
 
     _PATTERN = re.compile(r"[0-9]*\.?[0-9]+")
 
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__(f"a number of seconds from {low:g} to {high:.10g}")
+    def __init__(self, low: float, high: float, what: str = "a number") -> None:
+        super().__init__(f"{what} from {low:g} to {high:.10g}")
         self._low, self._high = low, high
 
     def parse(self, value: object) -> float:
@@ -273,6 +281,13 @@ class Seconds(Setting):
 
     def show(self, value: float) -> object:
         return int(value) if value == int(value) else value
+
+
+class Seconds(Number):
+    """A span of time: a number of seconds, fractions allowed."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(low, high, "a number of seconds")
 
 
 class Folder(Setting):

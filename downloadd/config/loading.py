@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,14 +16,6 @@ from downloadd.config.fields import MASK, Setting
 from downloadd.config.sections import Settings
 from downloadd.config.sources import Given
 from downloadd.errors import ConfigError
-
-#: What is described and checked but served by no code yet. Asking for it stops
-#: the start, so that nobody believes in a protection that is not there.
-#: Whoever builds one deletes its row.
-NOT_BUILT: Mapping[str, str] = {
-    "telemetry.sentry_dsn": "reporting to Sentry",
-    "telemetry.otlp_endpoint": "sending traces",
-}
 
 _SECTIONS: Mapping[str, type] = get_type_hints(Settings)
 
@@ -84,7 +75,6 @@ def trace(
     given |= sources.from_flags(overrides, known)
     defaults = _build({}, environ)
     settings = _build(given, environ)
-    _refuse_unbuilt(settings, defaults, given)
     _check_together(settings, given)
     return Loaded(settings=settings, given=given, defaults=defaults)
 
@@ -93,11 +83,6 @@ def value_of(settings: Settings, name: str) -> Any:
     """Return the value of "section.key"."""
     section, _, key = name.partition(".")
     return getattr(getattr(settings, section), key)
-
-
-def not_built(name: str) -> str | None:
-    """Say what "section.key" waits for; None when it is in force."""
-    return next((what for row, what in NOT_BUILT.items() if fnmatchcase(name, row)), None)
 
 
 def _build(given: Mapping[str, Given], environ: Mapping[str, str]) -> Settings:
@@ -141,22 +126,6 @@ def _default_data_dir(environ: Mapping[str, str]) -> Path:
         home = environ.get("HOME")
         data_home = (Path(home) if home else Path.home()) / ".local" / "share"
     return data_home / "downloadd"
-
-
-def _refuse_unbuilt(
-    settings: Settings,
-    defaults: Settings,
-    given: Mapping[str, Given],
-) -> None:
-    for name in given:
-        what = not_built(name)
-        default = value_of(defaults, name)
-        if what is not None and value_of(settings, name) != default:
-            shown = json.dumps(SETTINGS[name].show(default))
-            raise ConfigError(
-                f"{_said(name, given)}: {what} is not built yet; "
-                f"only {name} = {shown}, the default, is allowed",
-            )
 
 
 def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:

@@ -22,10 +22,12 @@ from downloadd.config.fields import (
     Choice,
     Folder,
     KeyTemplate,
+    Number,
     PemOrSecret,
     Seconds,
     Secret,
     SecretKey,
+    SentryDsn,
     Several,
     SigningSecret,
     Size,
@@ -284,8 +286,10 @@ class Telemetry:
         "auto"
     )
     service_name: Annotated[str, Text("text that is not empty", r"[ -~]+")] = "downloadd"
-    sentry_dsn: _Secret = field(default="", repr=False)
+    sentry_dsn: Annotated[str, SentryDsn()] = field(default="", repr=False)
     otlp_endpoint: _Url = ""
+    #: The share of traces that begin here and are kept.
+    trace_sample_ratio: Annotated[float, Number(0, 1)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,10 +18,11 @@ from typing import Any, Self
 import structlog
 
 from downloadd.errors import DownloaddError, JobNotFound, StateError
-from downloadd.jobs.messages import Unreadable, WriteBody
+from downloadd.jobs.messages import Unreadable, WriteBody, Written
 from downloadd.ports import Answer, Attempt, Caller, Clock, Delivery, DeliveryStatus, Outbox
 from downloadd.tasks import stopped
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Attributes, Tracing, fail
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,7 @@ class Deliverer:
         timeout: float,
         schedule: Sequence[float],
         dead_owners: Sequence[str] = (),
+        tracing: Tracing | None = None,
     ) -> None:
         """``timeout`` is for one call, ``schedule`` the waits after failed ones; in seconds.
 
@@ -75,6 +77,7 @@ class Deliverer:
         self._lease = timeout + _MARGIN
         self._schedule = tuple(schedule)
         self._dead_owners = tuple(dead_owners)
+        self._tracing = tracing or Tracing()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._away = False
@@ -186,8 +189,8 @@ class Deliverer:
         """Write the message and send it; None where it is not, by no fault of the receiver's."""
         try:
             async with asyncio.timeout(_MARGIN / 2):
-                body = await self._write(delivery)
-            return await self._caller.call(delivery.url, delivery.message_id, body)
+                message = await self._write(delivery)
+            return await self._call(delivery, message)
         except (JobNotFound, Unreadable) as exc:
             log.warning("webhook.undeliverable", reason=exc.message)
             self._metrics.called_back(DeliveryStatus.UNDELIVERABLE)
@@ -200,6 +203,21 @@ class Deliverer:
             log.exception("webhook.crashed")
             return Answer(error="The server failed while it sent the message.")
         return None
+
+    async def _call(self, delivery: Delivery, message: Written) -> Answer:
+        structlog.contextvars.bind_contextvars(traceId=message.job.trace_id)
+        known: Attributes = {
+            "webhook.id": delivery.message_id,
+            "webhook.try": delivery.tries + 1,
+            "server.address": delivery.host,
+        }
+        with self._tracing.call("webhook.deliver", known, after=message.job) as span:
+            answer = await self._caller.call(delivery.url, delivery.message_id, message.body)
+            if answer.status is not None:
+                span.set_attribute("http.response.status_code", answer.status)
+            if answer.error is not None:
+                fail(span, str(answer.status or "unreachable"), answer.error)
+            return answer
 
     def _verdict(self, delivery: Delivery, answer: Answer) -> tuple[DeliveryStatus, float]:
         """What becomes of a message after this answer, and the seconds to the next try."""

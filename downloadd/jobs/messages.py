@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from downloadd.errors import DownloaddError
-from downloadd.model import Job, JobStatus, iso8601
+from downloadd.model import Job, JobStatus, Record, iso8601
 from downloadd.ports import Delivery, JobStore
 
 #: Longest body, bytes, that names every file: receivers take no large ones, and
 #: what is left out can be asked for.
 MOST_WITH_FILES = 64 * 1024
 
-#: Writes the body of a message. Raises ``JobNotFound``, ``Unreadable``, and
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written(Record):
+    """A message's body, and the job that it tells of."""
+
+    job: Job
+    body: bytes
+
+
+#: Writes a message's body. Raises ``JobNotFound``, ``Unreadable``, and
 #: other ``DownloaddError``s where it may go well later.
-WriteBody = Callable[[Delivery], Awaitable[bytes]]
+WriteBody = Callable[[Delivery], Awaitable[Written]]
 
 
 class Unreadable(DownloaddError):
@@ -38,14 +48,14 @@ class BodyWriter:
         self._refresh = refresh
         self._render = render
 
-    async def __call__(self, delivery: Delivery) -> bytes:
+    async def __call__(self, delivery: Delivery) -> Written:
         job = await self._refresh(await self._load(delivery.job_id))
         if not tells_of(delivery.type, job.status):
             raise Unreadable(f"The job is {job.status} now; the message is of another end.")
         body = self._body(delivery.type, job)
         if len(body) > MOST_WITH_FILES:
             body = self._body(delivery.type, job.evolve(files=()))
-        return body
+        return Written(job=job, body=body)
 
     async def _load(self, job_id: str) -> Job:
         try:

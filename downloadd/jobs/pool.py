@@ -18,6 +18,7 @@ from downloadd.model import SUSPECT_DEATHS
 from downloadd.pipeline import JobRun
 from downloadd.ports import Claim, Clock, JobStore
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Tracing, traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class Pool:
         storage_there: Callable[[], bool] = _always,
         on_trouble: Callable[[DownloaddError], None] = lambda _: None,
         charge: Callable[[str, int], Awaitable[None]] = _for_free,
+        tracing: Tracing | None = None,
     ) -> None:
         """``lease`` and ``timeout`` (of a job) are in seconds; see ``Worker`` for the next two.
 
@@ -88,6 +90,7 @@ class Pool:
         self._storage_there = storage_there
         self._on_trouble = on_trouble
         self._charge = charge
+        self._tracing = tracing or Tracing()
         self._clearing: set[asyncio.Task[None]] = set()
         self._workers: dict[asyncio.Task[None], Worker] = {}
         self._wake = asyncio.Event()
@@ -237,6 +240,9 @@ class Pool:
             self._workers[task].stop(Stop.LOST)
         if job.attempts == 1 and job.started_at is not None:
             self._metrics.started(max(0.0, job.started_at - job.created_at))
+        span = self._tracing.job(job)
+        if span.is_recording():
+            claim = claim.evolve(job=job.evolve(run_traceparent=traceparent(span)))
         worker = Worker(
             store=self._store,
             clock=self._clock,
@@ -244,6 +250,7 @@ class Pool:
             book=self._book,
             run=self._make_run(claim),
             claim=claim,
+            span=span,
             timeout=self._timeout,
             keep_failed=self._keep_failed,
             pauses=self._pauses,

@@ -75,7 +75,8 @@ class JobRequest(Record):
     idempotency_key: str | None = None
     #: SHA-256 of the canonical body, hex.
     body_hash: str
-    trace_id: str | None = None
+    #: The request's span, as W3C Trace Context has it.
+    traceparent: str | None = None
     #: Who is to be told of the job's end; may hold secrets.
     callback_url: str | None = field(default=None, repr=False)
 
@@ -137,6 +138,8 @@ class JobService:
         if created.replayed:
             return await self.refresh(await self._store.load(created.job_id)), created
         place = created.queue_position
+        known = job.log_context()
+        log.info("job.queued", files=job.total_files, priority=job.options.priority, **known)
         return job.evolve(
             queue_position=place,
             estimated_time=created.estimated_time,
@@ -188,6 +191,7 @@ class JobService:
 
     async def _cancel(self, job_id: str) -> Job:
         job, checkpoint = await self._store.cancel(job_id, self._clock.now())
+        log.info("job.cancelled", files=job.files_completed, **job.log_context())
         if checkpoint is not None:
             await self._remove(job, checkpoint)
         return job
@@ -226,6 +230,7 @@ class JobService:
             body_window=self._dedupe_window,
             work=plan.work,
         )
+        log.info("job.retried", files=job.total_files, **job.log_context())
         return await self._waiting(job)
 
     async def _check_storage(self) -> None:
@@ -329,7 +334,7 @@ class JobService:
             created_at=now,
             updated_at=now,
             work_left=work,
-            trace_id=request.trace_id,
+            traceparent=request.traceparent,
             callback_url=request.callback_url,
         )
 

@@ -254,7 +254,8 @@ class Sweeper:
     async def _expire(self, deposit: Deposit) -> None:
         # In this order: killed in between, it is done again.
         await self._objects.delete(deposit.key)
-        await self._ledger.expired(deposit, self._clock.now())
+        if await self._ledger.expired(deposit, self._clock.now()):
+            log.info("job.expired", jobId=deposit.job_id)
 
 
 async def _pages(

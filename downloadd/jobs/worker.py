@@ -23,6 +23,7 @@ from downloadd.errors import (
     StateUnavailable,
     StorageUnavailable,
 )
+from downloadd.jobs.endings import completed, failed, used_up
 from downloadd.jobs.news import News
 from downloadd.jobs.pace import PaceBook
 from downloadd.jobs.stops import Stop
@@ -37,6 +38,7 @@ from downloadd.model import (
 from downloadd.pipeline import JobRun, Step
 from downloadd.ports import Claim, Clock, JobStore, Stint
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Span, fail_by, within
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +74,7 @@ class Worker:
         book: PaceBook,
         run: JobRun,
         claim: Claim,
+        span: Span,
         timeout: float,
         keep_failed: bool = False,
         pauses: Sequence[float] = PAUSES,
@@ -81,6 +84,7 @@ class Worker:
 
         ``keep_failed``: what a job has made when it fails is kept for its retry.
         ``on_trouble`` hears of the trouble with storage or disk that has ended a run.
+        ``span`` is that of this work, begun.
         """
         self.claim = claim
         self._store = store
@@ -89,6 +93,7 @@ class Worker:
         self._book = book
         self._news = News(clock, book)
         self._run = run
+        self._span = span
         self._timeout = timeout
         self._keep_failed = keep_failed
         self._pauses = pauses
@@ -130,9 +135,11 @@ class Worker:
 
     async def work(self) -> None:
         """Do the job; write its end, or give it up as ``stop`` asked."""
-        structlog.contextvars.bind_contextvars(
-            **self._job.log_context(), traceId=self._job.trace_id
-        )
+        structlog.contextvars.bind_contextvars(**self._job.log_context())
+        with within(self._span):
+            await self._work()
+
+    async def _work(self) -> None:
         log.info("job.started", attempt=self._job.attempts, files=self._job.total_files)
         self._task = asyncio.current_task()
         try:
@@ -236,7 +243,7 @@ class Worker:
                     self._on_trouble(ending)
                     if self._pauses and await self._put_back(ending):
                         return
-                    ending = _used_up(ending, len(self._pauses))
+                    ending = used_up(ending, len(self._pauses))
                 # Who has lost the lease unnoticed must not remove what is another's now.
                 await self._persist(self._hold)
                 await self._leave(keep=self._keep_failed)
@@ -279,6 +286,7 @@ class Worker:
 
     async def _give_up(self, reason: Stop) -> None:
         log.info("job.given_up", reason=reason.name.lower())
+        self._span.set_attribute("job.given_up", reason.name.lower())
         self._keep = reason in (Stop.SHUTDOWN, Stop.ASIDE)
         status = await self._fate() if reason is Stop.LOST else None
         if reason is Stop.CANCELLED or status is JobStatus.CANCELLED:
@@ -323,7 +331,7 @@ class Worker:
         now = self._clock.now()
         log.error("job.state_lost", code=error.code, files=self._job.files_completed)
         await self._leave(keep=False)
-        job = self._failed(error, now)
+        job = failed(self._job, error, now)
         try:
             await self._store.announce(job.id, terminal_event(job))
         except StateError as exc:
@@ -339,28 +347,17 @@ class Worker:
 
     async def _finish(self, error: DownloaddError | None) -> None:
         now = self._clock.now()
-        job = self._completed(now) if error is None else self._failed(error, now)
+        job = completed(self._job, now) if error is None else failed(self._job, error, now)
+        if error is not None:
+            fail_by(self._span, error)
         files = tuple(self._unsaved.values())
         event = terminal_event(job)
         await self._persist(lambda: self._store.finish(self.claim.lease, job, event, files=files))
         self._report(job, now)
 
-    def _completed(self, now: float) -> Job:
-        done = {"stage": None, "completed_at": now, "updated_at": now}
-        return self._job.moved(JobStatus.COMPLETED, progress=100, **done)
-
-    def _failed(self, error: DownloaddError, now: float) -> Job:
-        return self._job.moved(
-            JobStatus.FAILED,
-            stage=None,
-            completed_at=now,
-            updated_at=now,
-            error=error.message,
-            error_code=error.code,
-        )
-
     def _report(self, job: Job, now: float) -> None:
         seconds = self._seconds(now)
+        self._span.set_attributes({"job.status": job.status, "job.bytes": job.bytes_fetched})
         self._metrics.ended(job.status, seconds)
         self._book.worked(self._stint(job, now))
         log.log(
@@ -382,14 +379,3 @@ class Worker:
 
     def _seconds(self, now: float) -> float:
         return now - (self._job.started_at or now)
-
-
-def _used_up(error: DownloaddError, times: int) -> DownloaddError:
-    """The same error, saying that the job was tried again as often as it may be."""
-    if times == 0:
-        return error
-    return type(error)(
-        f"{error.message} The job was tried again {times} times; "
-        "it can be retried when the trouble is over.",
-        retry_after=error.retry_after,
-    )

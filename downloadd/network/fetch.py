@@ -32,6 +32,7 @@ from downloadd.network.faults import (
     translated,
 )
 from downloadd.network.guard import AddressGuard
+from downloadd.telemetry.tracing import Tracing
 
 #: Bytes that wait in memory for a slow reader, per file, before the source is
 #: held back; aiohttp lets twice as many gather.
@@ -148,11 +149,13 @@ class HttpSource:
         *,
         max_redirects: int,
         head_timeout: float,
+        tracing: Tracing | None = None,
     ) -> None:
         self._session = session
         self._guard = guard
         self._max_redirects = max_redirects
         self._head_timeout = head_timeout
+        self._tracing = tracing or Tracing()
 
     @classmethod
     @asynccontextmanager
@@ -164,6 +167,7 @@ class HttpSource:
         stall_timeout: float = 30.0,
         max_redirects: int = 5,
         user_agent: str = "downloadd",
+        tracing: Tracing | None = None,
     ) -> AsyncIterator[Self]:
         """Give a reader whose connections are closed on leaving. Times in seconds.
 
@@ -195,6 +199,7 @@ class HttpSource:
                 guard,
                 max_redirects=max_redirects,
                 head_timeout=connect_timeout + stall_timeout,
+                tracing=tracing,
             )
 
     @asynccontextmanager
@@ -223,12 +228,17 @@ class HttpSource:
         if "@" in url.raw_authority:
             own = _with_basic_auth(own, url)
             url = url.with_user(None)
-        response, host = await self._follow(method, url, own, headers)
+        response, host = await self._follow(method, url, own, {**self._trace(own), **headers})
         try:
             yield response, host
         finally:
             # An answer read to its end has given its connection back by now.
             response.close()
+
+    def _trace(self, own: Mapping[str, str]) -> Mapping[str, str]:
+        """What tells the source of our trace; nothing where the caller tells it of theirs."""
+        theirs = any(name.lower() == "traceparent" for name in own)
+        return {} if theirs else self._tracing.outgoing()
 
     async def _follow(
         self, method: str, url: URL, own: Mapping[str, str], always: Mapping[str, str]

@@ -21,6 +21,7 @@ from downloadd.network.faults import READ_FAULTS, REQUEST_FAULTS, translated
 from downloadd.network.fetch import basic_auth
 from downloadd.network.guard import AddressGuard
 from downloadd.ports import Answer
+from downloadd.telemetry.tracing import Tracing
 
 #: Bytes of an answer that are read, and the seconds for it: its status says all.
 _READ, _READ_TIME = 16 * 1024, 1.0
@@ -36,16 +37,23 @@ class WebhookCaller:
         *,
         secret: str,
         timeout: float,
+        tracing: Tracing | None = None,
     ) -> None:
         self._session = session
         self._guard = guard
         self._signer = Webhook(secret)
         self._timeout = timeout
+        self._tracing = tracing or Tracing()
 
     @classmethod
     @asynccontextmanager
     async def open_session(
-        cls, guard: AddressGuard, *, secret: str, timeout: float
+        cls,
+        guard: AddressGuard,
+        *,
+        secret: str,
+        timeout: float,
+        tracing: Tracing | None = None,
     ) -> AsyncIterator[Self]:
         """Give a caller whose connections are closed on leaving.
 
@@ -65,13 +73,13 @@ class WebhookCaller:
             auto_decompress=False,
             trust_env=False,
         ) as session:
-            yield cls(session, guard, secret=secret, timeout=timeout)
+            yield cls(session, guard, secret=secret, timeout=timeout, tracing=tracing)
 
     async def call(self, url: str, message_id: str, body: bytes) -> Answer:
         """POST a message, signed with the time of now. Redirects are not followed."""
         try:
             target = self._guard.check_url(url)
-            headers = self._signed(message_id, body)
+            headers = self._signed(message_id, body) | self._tracing.outgoing()
             if "@" in target.raw_authority:
                 headers["Authorization"] = basic_auth(target)
                 target = target.with_user(None)

@@ -22,6 +22,7 @@ from downloadd.pipeline.intake import Intake
 from downloadd.pipeline.notes import Origin
 from downloadd.pipeline.services import FetchServices
 from downloadd.ports import SourceBody
+from downloadd.telemetry.tracing import Span
 from downloadd.urls import host_of
 
 log = structlog.get_logger(__name__)
@@ -93,6 +94,13 @@ class FileFetch:
 
     async def run(self) -> Fetched:
         """Fetch and verify the file; raises its final ``FileError``."""
+        known = {"file.id": self._entry.label, "server.address": self._host}
+        with self._services.tracing.call("source.fetch", known) as span:
+            fetched = await self._run(span)
+            span.set_attributes({"file.size": self.received, "file.attempts": self.attempts})
+            return fetched
+
+    async def _run(self, span: Span) -> Fetched:
         policy = self._services.policy
         self._check_bound(self._entry.source.size or 0)
         if (fetched := await self._go_on()) is not None:
@@ -121,6 +129,7 @@ class FileFetch:
                 pause = self._pause(failures, exc)
                 log.info("fetch.retry", code=exc.code, attempt=self.attempts, pause=round(pause, 2))
                 self._services.metrics.retried("fetch")
+                span.add_event("retry", {"error.type": exc.code, "pause": pause})
             await self._services.clock.sleep(pause)
 
     async def _go_on(self) -> Fetched | None:

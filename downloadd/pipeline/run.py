@@ -69,8 +69,7 @@ class JobRun:
         self._packing = Packing(self._job)
         self._upload = self._new_upload(self._key)
         self._pending = deque(self._packing.pending())
-        self._bytes = 0
-        self._dirty = False
+        self._bytes, self._dirty = 0, False
         self._failure: FileFailed | None = None
         self._told = self._clock.monotonic()
 
@@ -80,6 +79,7 @@ class JobRun:
             self._services.objects,
             self._spool,
             self._services.fetch.metrics,
+            self._services.fetch.tracing,
             key=key,
             meta=ObjectMeta(file_name=self._job.archive_name, metadata=metadata),
             layout=self._packing.layout,
@@ -237,8 +237,8 @@ class JobRun:
                 await self._give_up(task, FileError(_CRASHED))
             else:
                 del self._fetches[task]
-                now = self._clock.now()
-                self._packing.add(index, fetched, now=now)
+                with self._services.fetch.tracing.step("archive.append"):
+                    self._packing.add(index, fetched, now=self._clock.now())
 
     async def _give_up(self, task: asyncio.Task[Fetched], exc: FileError) -> None:
         index, fetch = self._fetches[task]

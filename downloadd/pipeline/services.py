@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from downloadd.model import Record
@@ -10,6 +10,7 @@ from downloadd.pipeline.budget import FetchSlots
 from downloadd.pipeline.spool import Spool
 from downloadd.ports import Clock, ObjectStore, SourceReader
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,7 @@ class FetchServices(Record):
     slots: FetchSlots
     policy: FetchPolicy
     metrics: Metrics
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from downloadd.pipeline.spool import Spool
 from downloadd.ports import ObjectMeta, ObjectStore, Part
 from downloadd.tasks import stopped
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Tracing
 
 #: Parts of one job that are sent at once (PERFORMANCE.md: 16 MiB x 4).
 _PARALLEL = 4
@@ -39,6 +40,7 @@ class Upload:
         objects: ObjectStore,
         spool: Spool,
         metrics: Metrics,
+        tracing: Tracing,
         *,
         key: str,
         meta: ObjectMeta,
@@ -52,6 +54,7 @@ class Upload:
         self._objects = objects
         self._spool = spool
         self._metrics = metrics
+        self._tracing = tracing
         self._meta = meta
         self._layout = layout
         self._payloads = payloads
@@ -179,7 +182,8 @@ class Upload:
         if (upload_id := self.id) is None:
             raise AssertionError("a part was cut before the upload began")
         place = (self.key, upload_id, part.number)
-        with self._spool.disk.moving():
+        known = {"part.number": part.number, "part.size": part.size}
+        with self._tracing.call("s3.upload_part", known), self._spool.disk.moving():
             await self._hash.add(part, self._spool)
             if part.twin is not None:
                 copied = await self._objects.copy_part(*place, part, part.twin)
@@ -237,7 +241,10 @@ class Upload:
         part = ArchivePart.plan(self._spool, self._layout, self._payloads, 1, 0, self._layout.size)
         if part is None:
             raise AssertionError("the archive's payloads are not all here")
-        with self._spool.disk.moving():
+        with (
+            self._tracing.call("s3.put", {"part.size": part.size}),
+            self._spool.disk.moving(),
+        ):
             await self._hash.add(part, self._spool)
             self._made = True
             await _answered(self._objects.put(self.key, part, self._meta))
@@ -255,7 +262,8 @@ class Upload:
             raise AssertionError("there is no upload to complete")
         parts = [self.parts[number] for number in sorted(self.parts)]
         self._made = True
-        await _answered(self._objects.complete(self.key, self.id, parts))
+        with self._tracing.call("s3.complete", {"parts": len(parts)}):
+            await _answered(self._objects.complete(self.key, self.id, parts))
 
     async def read_back(self) -> str:
         """SHA-256 of an object of which an earlier run sent parts; every file in it is compared.

@@ -52,13 +52,14 @@ FIELDS = (
     "link",
     "error",
     "error_code",
-    "trace_id",
+    "traceparent",
     "cursor",
     "estimated_time",
     "work_left",
     "callback_url",
     "form",
     "file_id",
+    "run_traceparent",
 )
 
 #: Rank in the queue: lower is earlier.
@@ -88,7 +89,7 @@ def encode_new(job: Job) -> list[str | float]:
         "total_files": job.total_files,
         "created_at": job.created_at,
         "bytes_total": job.bytes_total,
-        "trace_id": job.trace_id,
+        "traceparent": job.traceparent,
         "work_left": job.work_left,
         "callback_url": job.callback_url,
         "form": None if job.form is Form.CANONICAL else job.form.value,
@@ -121,6 +122,7 @@ def encode_progress(job: Job) -> list[str | float]:
         "1" if job.partial else "",
         "work_left",
         text(job.work_left),
+        *(("run_traceparent", job.run_traceparent) if job.run_traceparent else ()),
     ]
 
 
@@ -175,7 +177,8 @@ def decode_job(
         partial=bool(at["partial"]),
         error=_string(at["error"]),
         error_code=_string(at["error_code"]),
-        trace_id=_string(at["trace_id"]),
+        traceparent=_string(at["traceparent"]),
+        run_traceparent=_string(at["run_traceparent"]),
         queue_position=_whole(place),
         cursor=_string(at["cursor"]),
         estimated_time=_whole(at["estimated_time"]),

@@ -13,6 +13,7 @@ import sys
 from typing import Any, TextIO, cast
 
 import structlog
+from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from downloadd.telemetry.scrub import scrub
@@ -31,20 +32,25 @@ def configure(
     log_format: str = "auto",
     service: str = "downloadd",
     stream: TextIO | None = None,
+    report: Processor | None = None,
 ) -> None:
     """Direct all logs to ``stream``, standard error by default.
 
     ``log_format`` is "json", "console", or "auto": console where the stream
     is a terminal. Libraries are heard from "warning" up, or from "info" when
     ``level`` is "debug": below that they log requests with their headers.
+    ``report`` is shown each line before it is written.
     """
     output = Output(stream)
     render = _console() if _wants_console(log_format, output) else _json(service)
     first: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _trace_ids,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if report is not None:
+        first.append(report)
     last: list[Processor] = [structlog.processors.format_exc_info, render, _scrubbed]
     number = _LEVELS[level]
     structlog.configure(
@@ -130,7 +136,7 @@ def _route_standard_library(
     level: int,
 ) -> None:
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*first, _logger_name],
+        foreign_pre_chain=[_logger_name, *first],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
     handler = logging.StreamHandler(output)
@@ -141,6 +147,15 @@ def _route_standard_library(
     # Its warnings repeat the protocols that clients offer, which may be tokens.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.captureWarnings(True)
+
+
+def _trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Name the span that the line was written in, where there is one."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event.setdefault("traceId", trace.format_trace_id(context.trace_id))
+        event.setdefault("spanId", trace.format_span_id(context.span_id))
+    return event
 
 
 def _logger_name(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -1,26 +1,242 @@
-"""The trace that a request belongs to (W3C Trace Context)."""
+"""Traces: OpenTelemetry's spans, sent as OTLP over HTTP (SPEC §10).
+
+Who runs no collector has ids all the same: each request belongs to a trace,
+its caller's where there is one (W3C Trace Context), and so do its job and
+their log lines. Spans are made and sent only with a collector's endpoint;
+without one nothing of the SDK is imported, and a span is a look at the current
+context.
+"""
 
 from __future__ import annotations
 
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Self
+
 from opentelemetry import trace
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+)
+
+# What others know a span by.
+from opentelemetry.trace import Span as Span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from downloadd.errors import ConfigError, DownloaddError
+from downloadd.model import Job
+from downloadd.telemetry.scrub import scrub
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+Attributes = Mapping[str, str | int | float | bool]
+
 _PROPAGATOR = TraceContextTextMapPropagator()
-_IDS = RandomIdGenerator()
-# The propagator logs a warning for longer ones, which any caller could cause at will.
+#: The headers that it reads.
+_CARRIED = ("traceparent", "tracestate")
+#: The propagator logs a warning for longer ones, which any caller could cause at will.
 _MAX_LENGTH = 512
+#: Spans that wait to be sent: those of two jobs of 1,000 files. The oldest go first.
+_QUEUE = 8192
+#: Seconds that the last spans may take to be sent when the process ends. A stop
+#: is over after 24.5 seconds, of which jobs may take 20.
+_LAST_SPANS = 1.5
+#: Seconds for one request to the collector, retries included.
+_EXPORT = 10.0
+
+_NO_SPAN = nullcontext(trace.INVALID_SPAN)
 
 
-def trace_id(traceparent: str | None) -> str:
-    """Return the trace id of a ``traceparent`` header, 32 hex digits.
+class Tracing:
+    """Makes the spans of one application. ``Tracing()`` makes none, only ids."""
 
-    Where there is none, or it is not valid (W3C Trace Context §3.2), the
-    request begins a trace of its own.
-    """
-    if traceparent and len(traceparent) <= _MAX_LENGTH:
-        context = _PROPAGATOR.extract({"traceparent": traceparent})
-        parent = trace.get_current_span(context).get_span_context()
-        if parent.is_valid:
-            return trace.format_trace_id(parent.trace_id)
-    return trace.format_trace_id(_IDS.generate_trace_id())
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        self._provider = provider
+        self._tracer = trace.NoOpTracer() if provider is None else provider.get_tracer("downloadd")
+
+    @classmethod
+    def to(cls, endpoint: str, *, service: str, version: str, ratio: float) -> Self:
+        """Send spans to a collector; ``endpoint`` is its base URL, as OTel has it.
+
+        ``ratio`` of the traces that begin here are kept; those of callers as
+        they have decided. ``close`` sends what is left. Raises ``ConfigError``
+        where the exporter is not installed.
+        """
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        except ImportError as exc:
+            raise ConfigError(
+                "telemetry.otlp_endpoint needs the exporter: pip install 'downloadd[telemetry]'"
+            ) from exc
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+        resource = Resource.create({"service.name": service, "service.version": version})
+        provider = TracerProvider(
+            resource=resource,
+            sampler=ParentBased(TraceIdRatioBased(ratio)),
+            shutdown_on_exit=False,  # ``close`` does, in bounded time
+        )
+        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT)
+        provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_QUEUE))
+        return cls(provider)
+
+    def close(self) -> None:
+        """Send what is left, for a moment. Blocks."""
+        if self._provider is not None:
+            # It waits for half a minute where the collector hangs.
+            ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+            ending.start()
+            ending.join(_LAST_SPANS)
+
+    # --- requests ---
+
+    def request(
+        self, name: str, headers: Mapping[str, str], attributes: Attributes, *, kept: bool
+    ) -> Span:
+        """The span of a request, begun; it goes on with its caller's trace.
+
+        ``kept``: it is sent; else it is there for its ids alone.
+        """
+        parent = _extract(headers)
+        if kept and self._provider is not None:
+            return self._tracer.start_span(
+                name, parent, kind=SpanKind.SERVER, attributes=attributes
+            )
+        known = trace.get_current_span(parent).get_span_context()
+        return NonRecordingSpan(
+            SpanContext(
+                trace_id=known.trace_id if known.is_valid else secrets.randbits(128) | 1,
+                span_id=secrets.randbits(64) | 1,
+                is_remote=False,
+                trace_flags=known.trace_flags,
+                trace_state=known.trace_state,
+            )
+        )
+
+    # --- jobs ---
+
+    def job(self, job: Job) -> Span:
+        """The span of a worker's time with a job, begun.
+
+        It belongs to the trace of the request that made the job, and is linked
+        to that request's span and to that of the worker before, if there was one.
+        """
+        known = [linked for it in (job.traceparent, job.run_traceparent) if (linked := _of(it))]
+        return self._tracer.start_span(
+            "download.process",
+            _extract({"traceparent": job.traceparent or ""}),
+            kind=SpanKind.CONSUMER,
+            links=[Link(context) for context in known],
+            attributes={
+                "job.id": job.id,
+                "job.attempt": job.attempts,
+                "job.files": job.total_files,
+            },
+        )
+
+    def step(self, name: str) -> AbstractContextManager[Span]:
+        """Something that a job's worker does itself, as the current span."""
+        return self._span(name, SpanKind.INTERNAL)
+
+    def call(
+        self, name: str, attributes: Attributes, *, after: Job | None = None
+    ) -> AbstractContextManager[Span]:
+        """A call to somebody else, as the current span.
+
+        It is below the current one, or below what was last done for the job that it comes
+        ``after``, whichever process did that.
+        """
+        if after is None:
+            return self._span(name, SpanKind.CLIENT, attributes)
+        known = after.run_traceparent or after.traceparent or ""
+        return self._span(name, SpanKind.CLIENT, attributes, _extract({"traceparent": known}))
+
+    def _span(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes | None = None,
+        context: Context | None = None,
+    ) -> AbstractContextManager[Span]:
+        if self._provider is None:
+            return _NO_SPAN
+        return _current(self._tracer.start_span(name, context, kind, attributes))
+
+    def outgoing(self) -> dict[str, str]:
+        """The headers that tell who is called of the current span."""
+        headers: dict[str, str] = {}
+        if self._provider is not None:
+            _PROPAGATOR.inject(headers)
+        return headers
+
+
+@contextmanager
+def _current(span: Span) -> Iterator[Span]:
+    with within(span):
+        yield span
+
+
+@contextmanager
+def within(span: Span) -> Iterator[None]:
+    """Make a span the current one, and end it with the context, as failed where that fails."""
+    with trace.use_span(
+        span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+    ):
+        try:
+            yield
+        except Exception as exc:
+            fail_by(span, exc)
+            raise
+
+
+def fail(span: Span, kind: str, message: str | None = None) -> None:
+    """Say of a span that it failed: the error's code, or what else it is called by."""
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR, None if message is None else scrub(message))
+
+
+def fail_by(span: Span, error: Exception) -> None:
+    """Say of a span why it failed, without what no trace may hold."""
+    if isinstance(error, DownloaddError):
+        fail(span, error.code, error.message)
+    else:
+        fail(span, type(error).__name__)
+
+
+def traceparent(span: Span) -> str | None:
+    """A span's ids as the header has them; None where it has none."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    ids = f"{trace.format_trace_id(context.trace_id)}-{trace.format_span_id(context.span_id)}"
+    return f"00-{ids}-{context.trace_flags:02x}"
+
+
+def trace_id(span: Span) -> str:
+    """The id of a span's trace, 32 hex digits."""
+    return trace.format_trace_id(span.get_span_context().trace_id)
+
+
+def _extract(headers: Mapping[str, str]) -> Context:
+    """What the headers say of their sender's span; nothing where they are not proper."""
+    carried = {name: headers[name] for name in _CARRIED if name in headers}
+    if not carried:
+        return Context()
+    if any(len(value) > _MAX_LENGTH for value in carried.values()):
+        carried = {}
+    return _PROPAGATOR.extract(carried, Context())
+
+
+def _of(header: str | None) -> SpanContext | None:
+    context = trace.get_current_span(_extract({"traceparent": header or ""})).get_span_context()
+    return context if context.is_valid else None

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from downloadd.access.caller import ANONYMOUS, NOBODY, Caller
 from downloadd.access.event_tokens import EventTokens
 from downloadd.errors import Unauthorized, ValidationError
 from downloadd.model import JobStatus
-from downloadd.telemetry.tracing import trace_id
+from downloadd.telemetry.tracing import Span, trace_id
 from downloadd.web.clients import site_of
 from downloadd.web.views import Case
 
 #: The caller's ``X-Request-ID`` when it is sane, else ours.
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
-_TRACE_ID: web.RequestKey[str] = web.RequestKey("trace_id", str)
+#: As the middleware has begun it.
+SPAN: web.RequestKey[Span] = web.RequestKey("span", Span)
 
 #: Who calls, as the middleware has found out; not there where nobody was asked.
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
@@ -39,8 +41,13 @@ _TRUE = {"true": True, "1": True, "false": False, "0": False}
 
 
 def job_id_of(request: web.Request) -> str:
-    """The job that the path names. ``ValidationError`` for what cannot be a job's id."""
-    return job_id_from(request.match_info["job_id"])
+    """The job that the path names. ``ValidationError`` for what cannot be a job's id.
+
+    Log lines of the request carry it from here on.
+    """
+    job_id = job_id_from(request.match_info["job_id"])
+    structlog.contextvars.bind_contextvars(jobId=job_id)
+    return job_id
 
 
 def job_id_from(text: str) -> str:
@@ -91,10 +98,8 @@ def with_token(
 
 
 def trace_of(request: web.Request) -> str:
-    """The trace that the request belongs to, 32 hex digits: the same however often it is asked."""
-    if _TRACE_ID not in request:
-        request[_TRACE_ID] = trace_id(request.headers.get("traceparent"))
-    return request[_TRACE_ID]
+    """The trace that the request belongs to, 32 hex digits."""
+    return trace_id(request[SPAN])
 
 
 def flag_of(request: web.Request, name: str) -> bool:

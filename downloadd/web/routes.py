@@ -8,6 +8,7 @@ from aiohttp import web
 
 from downloadd.access.caller import Authenticator
 from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.tracing import Tracing
 from downloadd.web import keys
 from downloadd.web.body import MAX_BODY_BYTES
 from downloadd.web.clients import Networks
@@ -35,6 +36,7 @@ from downloadd.web.middleware.request_id import request_id, send_request_id
 from downloadd.web.middleware.security import send_security_headers
 from downloadd.web.middleware.sending import sending
 from downloadd.web.middleware.timeout import timeout
+from downloadd.web.middleware.tracing import send_trace_id, tracing
 from downloadd.web.naming import EXPORT, FOUR
 from downloadd.web.views import Case
 
@@ -87,6 +89,7 @@ def make_application(
     local_files: bool,
     authenticator: Authenticator | None = None,
     rate: Rate,
+    spans: Tracing,
     trusted_proxies: Networks = (),
 ) -> web.Application:
     """An application with routes and middleware, without the resources that they use.
@@ -96,6 +99,7 @@ def make_application(
     """
     app = web.Application(
         middlewares=[
+            tracing(spans),
             request_id,
             client(trusted_proxies),
             access(metrics),
@@ -110,6 +114,7 @@ def make_application(
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(send_request_id)
+    app.on_response_prepare.append(send_trace_id)
     app.on_response_prepare.append(send_security_headers)
     app.on_response_prepare.append(send_rate_headers)
     app.on_response_prepare.append(send_cors_headers(cors_origins))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 from downloadd import config
 from downloadd.cli import main
 from downloadd.cli.check_config import lines, toml
-from downloadd.config import loading
 from downloadd.config.fields import MASK
 from downloadd.errors import ConfigError
 from downloadd.network.guard import AddressGuard
@@ -67,12 +65,6 @@ def refused(*args: Any, **kwargs: Any) -> str:
     return caught.value.message
 
 
-@pytest.fixture
-def everything_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if every setting were served, so that its reading can be tried."""
-    monkeypatch.setattr(loading, "NOT_BUILT", {})
-
-
 class TestDefaults:
     def test_config_toml_holds_every_setting_once(self) -> None:
         """The file shows each setting with its section, and nothing that is no setting."""
@@ -86,15 +78,6 @@ class TestDefaults:
         """Starting with the shipped file is starting with none."""
         environ = {"HOME": "/home/ada"}
         assert config.load(ROOT / "config.toml", environ, {}) == config.load(None, environ, {})
-
-    def test_config_toml_marks_what_is_not_built(self) -> None:
-        """What the start refuses is marked in the file, at the setting or its section."""
-        text = (ROOT / "config.toml").read_text(encoding="utf-8")
-        parts = re.split(r"^((?:#.*\n)*)\[(\w+)\]$", text, flags=re.MULTILINE)
-        for heading, section, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-            waiting = [name for name in config.SETTINGS if name.startswith(f"{section}.")]
-            if any(map(config.not_built, waiting)):
-                assert "ot in force yet" in heading + body, section
 
     def test_numbers_of_the_contract(self) -> None:
         """The bold numbers of SPEC §4 to §9 are the defaults."""
@@ -203,7 +186,6 @@ class TestSources:
         assert settings.fetch.total == 7
         assert settings.server.host == "127.0.0.1"
 
-    @pytest.mark.usefixtures("everything_built")
     def test_environment_takes_every_kind(self) -> None:
         """Variables are text: lists have commas, switches have words, sizes have units."""
         settings = load(
@@ -230,7 +212,6 @@ class TestSources:
         assert settings.fetch.backoff == 0.25
         assert settings.state.data_dir == Path.home() / "x"
 
-    @pytest.mark.usefixtures("everything_built")
     def test_well_known_names(self) -> None:
         """Names that other programs use work; milliseconds become seconds."""
         settings = load(
@@ -305,7 +286,6 @@ class TestSources:
         """Every form that redis-py takes is taken."""
         assert load(environ={"REDIS_URL": url}).state.redis_url == url
 
-    @pytest.mark.usefixtures("everything_built")
     def test_quotas_are_tables_of_the_file(self, tmp_path: Path) -> None:
         """Each role has its own quota, sizes with units."""
         text = "[limits.quotas]\nuser = { jobs_per_day = 9, bytes_per_day = '1 GiB' }\n"
@@ -524,7 +504,7 @@ class TestRefusals:
             {"REDIS_URL": "redis://h/0?password=hunter2@"},
             {"S3_ENDPOINT": "https://me:hunter2@h"},
             {"S3_ENDPOINT": "https://me:123/hunter2@h"},
-            {"SENTRY_DSN": "https://hunter2@sentry.example/1"},
+            {"SENTRY_DSN": "https://hunter2@sentry.example/"},
             {"DOWNLOADD_WEBHOOKS_SECRET": "whsec_hunter2"},
         ],
     )
@@ -546,7 +526,6 @@ class TestRefusals:
         """A flag is named as it is typed."""
         assert refused(overrides={"server.port": "x"}).startswith('--port is "x": ')
 
-    @pytest.mark.usefixtures("everything_built")
     def test_a_delay_has_its_ends_in_order(self) -> None:
         """A range that ends before it begins is refused."""
         assert "must not be above" in refused(environ={"DOWNLOAD_DELAY_MIN_MS": "300000"})
@@ -631,20 +610,9 @@ class TestAuth:
             assert "limits.quotas" in refused(f"[limits.quotas]\nuser = {wrong}", folder=tmp_path)
 
 
-class TestNotBuilt:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            '[telemetry]\nsentry_dsn = "https://k@h/1"',
-            '[telemetry]\notlp_endpoint = "http://h:4318"',
-        ],
-    )
-    def test_asking_for_it_stops_the_start(self, text: str, tmp_path: Path) -> None:
-        """Nobody believes in a protection that no code gives."""
-        assert "is not built yet" in refused(text, folder=tmp_path)
-
-    def test_every_setting_is_served_or_refused(self) -> None:
-        """No setting is taken and then ignored: something reads it, or the start refuses it."""
+class TestServed:
+    def test_every_setting_is_served(self) -> None:
+        """No setting is taken and then ignored: something reads it."""
         read = {
             node.attr
             for path in (ROOT / "downloadd").rglob("*.py")
@@ -652,8 +620,7 @@ class TestNotBuilt:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Attribute)
         }
-        served = [name for name in config.SETTINGS if config.not_built(name) is None]
-        assert [name for name in served if name.partition(".")[2] not in read] == []
+        assert [name for name in config.SETTINGS if name.partition(".")[2] not in read] == []
 
     def test_saying_the_default_is_allowed(self) -> None:
         """A file or environment that only repeats defaults starts."""
@@ -677,7 +644,6 @@ class TestCheckConfig:
         assert 'kind = "s3"  # because storage.bucket is set' in shown
         assert f"concurrency = 3  # jobs.concurrency in {path}" in shown
         assert "lease = 30" in shown
-        assert 'sentry_dsn = ""  # not built yet: reporting to Sentry' in shown
 
     def test_what_it_prints_is_a_configuration(self, tmp_path: Path) -> None:
         """The output, loaded as a file, gives the settings that it was made from."""

@@ -7,19 +7,21 @@ from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
+import structlog
 from aiohttp import web
 
 from downloadd.errors import ServerStopping, TooManyRequests, ValidationError
 from downloadd.jobs.service import JobRequest
 from downloadd.model import Form, Job
 from downloadd.ports import Created
+from downloadd.telemetry.tracing import traceparent
 from downloadd.web import keys
 from downloadd.web.answers import POLL_AFTER_SECONDS, json_answer
 from downloadd.web.body import canonical_hash, json_object
 from downloadd.web.handlers.events import BEGINNING
 from downloadd.web.middleware.timeout import time_left
 from downloadd.web.origins import is_welcome
-from downloadd.web.requests import caller_name, caller_of, case_of, trace_of, with_token
+from downloadd.web.requests import SPAN, caller_name, caller_of, case_of, trace_of, with_token
 from downloadd.web.schemas import Initiation
 from downloadd.web.views import export_path, in_case, job_view, start_view, status_path
 
@@ -101,7 +103,7 @@ async def _make(
         dedupe=wanted.dedupe,
         idempotency_key=_idempotency_key(request),
         body_hash=canonical_hash(told),
-        trace_id=trace_of(request),
+        traceparent=traceparent(request[SPAN]),
         callback_url=wanted.callback_url,
     )
     service = request.app[keys.SERVICE]
@@ -114,6 +116,7 @@ async def _make(
         if (found := await service.find(asked)) is None:
             raise
         job, created = found
+    structlog.contextvars.bind_contextvars(jobId=job.id)
     if not created.replayed:
         request.app[keys.METRICS].initiated(caller.role)
     return job, created

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from http import HTTPStatus
 
@@ -12,6 +13,8 @@ from aiohttp.typedefs import Handler, Middleware
 from downloadd.telemetry.metrics import Metrics
 from downloadd.web.clients import client_of
 
+#: Asked every few seconds by machines, for ever.
+PROBED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 #: The label of everything that no route matches.
 UNMATCHED = "unmatched"
 
@@ -35,7 +38,8 @@ def access(metrics: Metrics) -> Middleware:
             metrics.requested(request.method, path, status, seconds)
             if status == HTTPStatus.TOO_MANY_REQUESTS:
                 metrics.rate_limited.inc()
-            _log.info(
+            _log.log(
+                _level(path, status),
                 "http.request",
                 method=request.method,
                 path=path,
@@ -52,3 +56,10 @@ def template(request: web.Request) -> str:
     """The route's path with its placeholders: as many values as there are routes."""
     resource = request.match_info.route.resource
     return UNMATCHED if resource is None else resource.canonical
+
+
+def _level(path: str, status: int) -> int:
+    """Of interest is what probes are told only where it is bad news."""
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return logging.WARNING
+    return logging.DEBUG if path in PROBED else logging.INFO

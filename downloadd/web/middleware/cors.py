@@ -15,7 +15,7 @@ _REQUEST_HEADERS = (
 _EXPOSED = (
     "Accept-Ranges, Content-Disposition, Content-Range, ETag, Idempotent-Replayed, Location, "
     "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-RateLimit-Limit, "
-    "X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID"
+    "X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-ID, X-Trace-Id"
 )
 #: Seconds for which a browser remembers a preflight; no browser takes more.
 _MAX_AGE = "7200"

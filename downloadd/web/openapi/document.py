@@ -26,7 +26,8 @@ from other servers, verified, packed into one archive and stored. It ends with a
 Every address that takes GET takes HEAD, too, but for events; OPTIONS tells what an address takes. \
 What an address does not take is answered 405 with `Allow`, what is no address 404, and what is \
 no HTTP 400, each as `Error`. Every answer has `X-Request-ID`, the caller's own where it is sane \
-(up to 128 of `A-Z a-z 0-9 . _ -`).
+(up to 128 of `A-Z a-z 0-9 . _ -`), and `X-Trace-Id`, that of the caller's `traceparent` where \
+there is one (W3C Trace Context).
 
 Servers may ask who calls, by an API key or a token. Each client may make so many requests in a \
 minute: every answer under `/v1/` but those of `/v1/files/` tells what is left, in the headers \
@@ -54,9 +55,10 @@ _HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "RateLimit-Remaining": ("As X-RateLimit-Remaining.", _WHOLE),
     "RateLimit-Reset": ("Seconds until there are more.", _WHOLE),
     "X-Request-ID": ("Finds the request in the server's log.", {"type": "string"}),
+    "X-Trace-Id": ("The trace that the request belongs to.", {"type": "string"}),
 }
 #: Headers that an answer may be without.
-_OPTIONAL = frozenset({"Idempotent-Replayed", *RATE_HEADERS})
+_OPTIONAL = frozenset({"Idempotent-Replayed", "X-Trace-Id", *RATE_HEADERS})
 
 #: How callers say who they are, on servers that ask for it (``auth.mode``).
 _SCHEMES: Mapping[str, Mapping[str, str]] = {
@@ -192,7 +194,7 @@ def _responses(spec: APISpec, path: str, operation: Operation) -> dict[str, Any]
             found[str(int(status))] = _shared(spec, refusal)
         elif told is not None:
             answer = told if refusal is None else _either(told, refusal)
-            found[str(int(status))] = _with_request_id(answer)
+            found[str(int(status))] = _with_ids(answer)
     return found
 
 
@@ -201,7 +203,7 @@ def _shared(spec: APISpec, refusal: Mapping[str, Any]) -> dict[str, Any]:
     codes = refusal["content"]["application/json"]["examples"]
     name = "-".join(codes)
     if name not in spec.components.responses:
-        spec.components.response(name, _with_request_id(refusal))
+        spec.components.response(name, _with_ids(refusal))
     return {"$ref": f"#/components/responses/{name}"}
 
 
@@ -220,6 +222,7 @@ def _either(answer: Mapping[str, Any], refusal: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _with_request_id(answer: Mapping[str, Any]) -> dict[str, Any]:
-    known = {"X-Request-ID": {"$ref": "#/components/headers/X-Request-ID"}}
+def _with_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
+    ids = ("X-Request-ID", "X-Trace-Id")
+    known = {name: {"$ref": f"#/components/headers/{name}"} for name in ids}
     return {**answer, "headers": {**answer.get("headers", {}), **known}}

@@ -57,7 +57,13 @@ async def test_a_job_is_read_as_it_was_made(state: State) -> None:
         metadata={"order": ["4711", None, 1.5]},
         priority=Priority.HIGH,
     )
-    job = make_job(2, files=files, options=options, user="\udfff of {x}", trace_id="f" * 32)
+    job = make_job(
+        2,
+        files=files,
+        options=options,
+        user="\udfff of {x}",
+        traceparent=f"00-{'f' * 32}-{'e' * 16}-01",
+    )
     assert (await create(state, job)).job_id == job.id
 
     read = await store.load(job.id, files=True)

@@ -30,6 +30,7 @@ STREAMS = {
 _OF_THE_MOMENT = (
     "Date",
     "X-Request-ID",
+    "X-Trace-Id",
     *(f"{name}-{of}" for name in ("X-RateLimit", "RateLimit") for of in ("Remaining", "Reset")),
 )
 _JSON = "application/json; charset=utf-8"

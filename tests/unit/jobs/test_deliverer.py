@@ -10,7 +10,8 @@ import pytest
 
 from downloadd.errors import JobNotFound, StateUnavailable, StorageUnavailable
 from downloadd.jobs.deliverer import Deliverer
-from downloadd.jobs.messages import Unreadable
+from downloadd.jobs.messages import Unreadable, Written
+from downloadd.model import Job
 from downloadd.ports import (
     Answer,
     Attempt,
@@ -33,6 +34,7 @@ DELIVERY = Delivery(
     host="app.example",
     tries=0,
 )
+JOB = Job(id="j", total_files=1, created_at=0.0, updated_at=0.0)
 DAY = 24 * 3600
 SCHEDULE = (100.0, 200.0)
 
@@ -99,10 +101,10 @@ async def outcome(
 ) -> tuple[Any, ...]:
     """What a deliverer makes of a message; ``trouble`` keeps its body from being written."""
 
-    async def write(_: Delivery) -> bytes:
+    async def write(_: Delivery) -> Written:
         if trouble is not None:
             raise trouble
-        return b"{}"
+        return Written(job=JOB, body=b"{}")
 
     outbox = OneMessage(DELIVERY.evolve(tries=tries), failures=failures)
     async with (

@@ -1,0 +1,80 @@
+"""What of a log Sentry hears."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import structlog
+
+from downloadd.errors import ConfigError
+from downloadd.telemetry import logs
+from downloadd.telemetry.sentry import Reporter
+from tests.collector import SentryProject
+
+#: Not written where the test is: events show the lines around a failure.
+HIDDEN, USER = "hunter2", "lovelace"
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    logging.captureWarnings(False)
+    root.handlers, root.level = handlers, level
+
+
+@pytest.fixture
+async def sentry() -> AsyncIterator[SentryProject]:
+    async with SentryProject() as project:
+        yield project
+
+
+async def test_errors_are_reported(sentry: SentryProject) -> None:
+    """An error goes there with its ids, its exception and its fields; nothing less does."""
+    reporter = Reporter.open(sentry.dsn, release="downloadd@1")
+    stream = io.StringIO()
+    logs.configure(stream=stream, report=reporter)
+    structlog.contextvars.bind_contextvars(requestId="r-1", jobId="j-1", userId=USER)
+    log = structlog.get_logger()
+    log.info("job.started")
+    log.warning("job.failed")
+    try:
+        raise ValueError(f"https://h/f?X-Amz-Signature={HIDDEN}&a=1")
+    except ValueError:
+        log.exception(
+            "job.crashed", url=f"https://{USER}:{HIDDEN}@h/", again={"x": [f"sig={HIDDEN}"]}
+        )
+    logging.getLogger("asyncio").error("Task failed: Authorization: Bearer %s", HIDDEN)
+    logging.getLogger("urllib3.connectionpool").error("not this")
+    await sentry.until(lambda: len(sentry.events) == 2)
+    reporter.close()
+    crash, task = sentry.events
+    assert crash["tags"] == {"requestId": "r-1", "jobId": "j-1"}
+    assert (crash["level"], crash["logentry"]["message"]) == ("error", "job.crashed")
+    (exception,) = crash["exception"]["values"]
+    assert exception["type"] == "ValueError"
+    assert exception["value"] == "https://h/f?X-Amz-Signature=***&a=1"
+    frame = exception["stacktrace"]["frames"][-1]
+    assert frame["function"] == "test_errors_are_reported"
+    assert "vars" not in frame
+    assert crash["release"] == "downloadd@1"
+    assert task["tags"]["logger"] == "asyncio"
+    sent = b"".join(sentry.bodies).decode()
+    assert HIDDEN not in sent
+    assert USER not in sent
+    # What is told there is told here, too.
+    assert stream.getvalue().count("job.crashed") == 1
+
+
+def test_the_sdk_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants it is told what to install."""
+    monkeypatch.setitem(sys.modules, "sentry_sdk.client", None)
+    with pytest.raises(ConfigError, match=r"pip install 'downloadd\[telemetry\]'"):
+        Reporter.open("https://key@127.0.0.1/1", release="downloadd@1")
