@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from downloadd.errors import Forbidden
-from downloadd.model import Archive, Job, Link
+from downloadd.model import Archive, Job, JobStatus, Link
 from downloadd.web import keys
 from downloadd.web.answers import json_answer, tagged_answer
 from downloadd.web.middleware.sending import keep
@@ -25,6 +26,11 @@ from downloadd.web.requests import (
 )
 from downloadd.web.slots import turn_to_answer
 from downloadd.web.views import Case, dumps, in_case, job_view, result_view, status_path
+
+#: For nginx, which keeps it to itself: how long it may answer the same caller by itself,
+#: in seconds. Only for states that nobody can change any more.
+_KEEP = {"X-Accel-Expires": "5"}
+_FINAL = (JobStatus.COMPLETED, JobStatus.EXPIRED)
 
 #: Jobs on a page of the list, and pages.
 _PAGE, _MAX_PAGE, _MAX_PAGES = 20, 100, 1_000_000
@@ -63,7 +69,11 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
             job = await service.get(job_id, caller_of(request), files=True)
         shown = with_token(request, view(job, files=whole))
         body = dumps(in_case(shown, job, case)).encode()
-        return tagged_answer(request, body, "application/json", "private, no-cache")
+        answer = tagged_answer(request, body, "application/json", "private, no-cache")
+        # A kept 304 would be the answer to those who have nothing yet.
+        if job.status in _FINAL and answer.status == HTTPStatus.OK:
+            answer.headers.update(_KEEP)
+        return answer
 
     return handler
 

@@ -18,6 +18,8 @@ async def assert_expired(server: Server, job_id: str) -> None:
     job = await server.status(job_id)
     assert job["status"] == "expired"
     assert "downloadUrl" not in job
+    async with server.client.get(f"/v1/download/status/{job_id}") as response:
+        assert response.headers["X-Accel-Expires"] == "5"
     for path in (f"/v1/download/result/{job_id}", f"/v1/download/{job_id}"):
         async with server.client.get(path, allow_redirects=False) as response:
             assert (response.status, (await response.json())["code"]) == (410, "job_expired")

@@ -35,6 +35,32 @@ async def test_status_has_an_etag(server: Server, origin: Origin) -> None:
         assert await response.read() == body
 
 
+async def test_what_a_proxy_may_keep(server: Server, origin: Origin) -> None:
+    """A completed state for 5 s, in every form; no other, and nothing but the whole answer."""
+
+    async def kept(path: str, **headers: str) -> tuple[int, str | None]:
+        async with server.client.get(path, headers=headers) as response:
+            await response.read()
+            return response.status, response.headers.get("X-Accel-Expires")
+
+    forms = ("/v1/download/status/{}", "/v1/export/{}", "/v1/download/job/{}")
+    done = (await server.initiate({"source_urls": [origin.url()]}))["jobId"]
+    waits = (await server.initiate({"source_urls": [origin.url(seed=2, delay=30)]}))["jobId"]
+    fails = (await server.initiate({"source_urls": [origin.url(seed=3, status=404)]}))["jobId"]
+    await server.ended(done)
+    await server.ended(fails)
+    for form in forms:
+        assert await kept(form.format(done)) == (200, "5")
+        assert await kept(form.format(done), **{"If-None-Match": "*"}) == (304, None)
+        # Both can still become something else: by themselves, or by a retry.
+        assert await kept(form.format(waits)) == (200, None)
+        assert await kept(form.format(fails)) == (200, None)
+    await server.client.delete(f"/v1/download/{waits}")
+    assert await kept(forms[0].format(waits)) == (200, None)
+    assert (await kept(f"/v1/download/result/{done}"))[1] is None
+    assert (await kept(forms[0].format(uuid.uuid4())))[1] is None
+
+
 async def test_files_are_listed_on_request_or_at_the_end(server: Server, origin: Origin) -> None:
     """A job under way lists its files with ?files=true alone, URLs without their secrets."""
     url = origin.url(delay=3) + "&token=secret"
