@@ -154,9 +154,9 @@ async def s3_storage(gateway: Gateway, bucket: str) -> AsyncIterator[S3Storage]:
 class Service:
     """A server process and a client of it; an async context manager."""
 
-    def __init__(self, data_dir: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, data_dir: Path, environ: Mapping[str, str], port: int | None = None) -> None:
         self.data_dir = data_dir
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = data_dir.parent / "server.log"
         #: What runs the program.

@@ -37,12 +37,12 @@ class Fleet:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def start(self) -> Service:
-        """Add a server."""
+    async def start(self, port: int | None = None) -> Service:
+        """Add a server, on any free port unless one is given."""
         self._made += 1
         place = self._folder / f"process{self._made}"
         place.mkdir()
-        server = Service(place / "data", self._environ)
+        server = Service(place / "data", self._environ, port)
         await self._stack.enter_async_context(server)
         self.living.append(server)
         return server
