@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -348,9 +349,10 @@ async def test_bodies(site: Front) -> None:
     async with site.client("eve") as client:
         url = "/v1/download/initiate"
         json_type = {"Content-Type": "application/json"}
-        async with client.post(url, data=b" " * MAX_BODY_BYTES, headers=json_type) as response:
+        largest = io.BytesIO(b" " * MAX_BODY_BYTES)
+        async with client.post(url, data=largest, headers=json_type) as response:
             assert (await response.json())["code"] == "validation_error", "the app has read it"
-        too_long = b" " * (MAX_BODY_BYTES + 1)
+        too_long = io.BytesIO(b" " * (MAX_BODY_BYTES + 1))
         async with client.post(url, data=too_long, headers=json_type) as response:
             await assert_error(response, 413, "payload_too_large")
             (line,) = await eventually(
@@ -473,7 +475,10 @@ async def test_finished_states_are_kept_for_their_callers(site: Front) -> None:
         for _ in range(2):
             _, kept, told = await cached(joe, path)
             assert kept == "MISS"
-        assert (await cached(joe, path, If_None_Match=told["etag"]))[:2] == (304, "MISS")
+        headers = {"If_None_Match": told["etag"], "X_Request_ID": "known-to-me"}
+        assert (await cached(joe, path, **headers))[:2] == (304, "MISS")
+        (line,) = await eventually(lambda: site.nginx.log("known-to-me"))
+        assert line["upstreamStatus"] == "304"
         await joe.delete(f"/v1/download/{slow['jobId']}")
         assert (await cached(joe, f"/v1/download/result/{job_id}"))[1] == ""
 
@@ -545,6 +550,12 @@ async def test_three_processes_share_work_and_events(
         await eventually(lambda: all(started(it) for it in servers), what="all three work")
         victim = max(servers, key=lambda it: len(started(it)))
         await fleet.kill(victim)
+        # Whoever asks meanwhile is answered by the others.
+        asked = [client.get(f"/v1/download/status/{job['jobId']}") for job in jobs]
+        answers = await asyncio.gather(*asked)
+        assert [answer.status for answer in answers] == [200] * len(jobs)
+        for answer in answers:
+            answer.release()
         async with asyncio.timeout(60):
             await asyncio.gather(*following)
         finished = await asyncio.gather(

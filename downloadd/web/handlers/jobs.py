@@ -29,7 +29,7 @@ from downloadd.web.views import Case, dumps, in_case, job_view, result_view, sta
 
 #: For nginx, which keeps it to itself: how long it may answer the same caller by itself,
 #: in seconds. Only for states that nobody can change any more.
-_KEEP = {"X-Accel-Expires": "5"}
+KEEP = {"X-Accel-Expires": "5"}
 _FINAL = (JobStatus.COMPLETED, JobStatus.EXPIRED)
 
 #: Jobs on a page of the list, and pages.
@@ -72,7 +72,7 @@ def status(view: JobView = job_view, *, files: bool = False, usual: Case | None 
         answer = tagged_answer(request, body, "application/json", "private, no-cache")
         # A kept 304 would be the answer to those who have nothing yet.
         if job.status in _FINAL and answer.status == HTTPStatus.OK:
-            answer.headers.update(_KEEP)
+            answer.headers.update(KEEP)
         return answer
 
     return handler

@@ -27,7 +27,7 @@ from downloadd.web.views import export_path, in_case, job_view, start_view, stat
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 #: How much of a request's time the old synchronous call keeps for its answer.
-_ANSWER_SHARE = 1 / 6
+ANSWER_SHARE = 1 / 6
 
 
 async def initiate(request: web.Request) -> web.Response:
@@ -72,7 +72,7 @@ async def start(request: web.Request) -> web.Response:
 
 async def _wait(request: web.Request, job: Job) -> None:
     """Wait for the job's end: for a while, and for a client that is there."""
-    seconds = time_left(request) - request.app[keys.REQUEST_TIMEOUT] * _ANSWER_SHARE
+    seconds = time_left(request) - request.app[keys.REQUEST_TIMEOUT] * ANSWER_SHARE
     if seconds <= 0 or request.app[keys.LIFECYCLE].draining:
         return
     events = request.app[keys.SERVICE].watch(job, job.cursor or BEGINNING)
