@@ -231,7 +231,7 @@ async def test_without_the_app(away: Nginx) -> None:
     ):
         answered, body = await raw(away, request)
         assert (answered, json.loads(body)["code"]) == (status, code), request[:40]
-    # HTTP/0.9, whose status may be "009".
+    # HTTP/0.9 knows no status.
     assert json.loads((await raw(away, "GET /?SECRET\n"))[1])["code"] == "bad_gateway"
     await eventually(lambda: len(away.log()) == 17)
     assert "SECRET" not in away.output.read_text() + away.errors.read_text()
@@ -449,10 +449,13 @@ async def test_finished_states_are_kept_for_their_callers(site: Front) -> None:
         for path in (form.format(job_id) for form in forms):
             # Polling may have left one.
             _, _, first = await cached(joe, path, Cache_Control="no-cache")
-            status, kept, second = await cached(joe, path, X_Request_ID="mine")
+            mine = {"X_Request_ID": f"mine-{path.count('/')}-{len(path)}"}
+            status, kept, second = await cached(joe, path, **mine, traceparent=TRACEPARENT)
             assert (status, kept) == (200, "HIT"), path
             assert second["etag"] == first["etag"]
-            assert second["x-request-id"] == "mine"
+            assert second["x-request-id"] == mine["X_Request_ID"]
+            (line,) = await eventually(lambda it=second: site.nginx.log(it["x-request-id"]))
+            assert (line["cache"], line["upstream"], line["traceId"]) == ("HIT", "", TRACE)
             # Another's answer tells nothing of this caller's allowance.
             assert "x-ratelimit-remaining" in first
             assert [name for name in second if "ratelimit" in name or name == "x-trace-id"] == []

@@ -13,7 +13,7 @@ from downloadd import errors
 from downloadd.cli import serve
 from downloadd.config import load
 from downloadd.objects.clients import CONNECT_TIMEOUT as S3_CONNECT
-from downloadd.objects.s3 import open_s3
+from downloadd.objects.s3 import open_s3_store
 from downloadd.state.connection import CONNECT_TIMEOUT as REDIS_CONNECT
 from downloadd.state.setup import open_state
 from downloadd.web import sse
@@ -94,7 +94,9 @@ def real() -> dict[str, float]:
         "app to Redis: connect": REDIS_CONNECT,
         "app to Redis: an answer": signature(open_state).parameters["timeout"].default,
         "app to S3: connect": S3_CONNECT,
-        "app to S3: no progress of a transfer": signature(open_s3).parameters["timeout"].default,
+        "app to S3: no progress of a transfer": signature(open_s3_store)
+        .parameters["timeout"]
+        .default,
         "app to source: `fetch.connect_timeout`": settings.fetch.connect_timeout,
         "app to source: `fetch.stall_timeout`": settings.fetch.stall_timeout,
         "app to callback: `webhooks.timeout`": settings.webhooks.timeout,
