@@ -156,7 +156,8 @@ async def test_with_tls(tmp_path: Path) -> None:
             url = f"https://127.0.0.1:{port}/v1/download/jobs"
             async with client.get(url, ssl=False, headers=forwarded) as response:
                 await assert_error(response, 502, "bad_gateway")
-        assert [line["remote"] for line in nginx.log("over-tls")] == ["198.51.100.7"]
+        (line,) = await eventually(lambda: nginx.log("over-tls"))
+        assert line["remote"] == "198.51.100.7"
 
 
 def certificate(folder: Path) -> None:
@@ -336,9 +337,10 @@ async def test_the_real_client_counts(site: Front) -> None:
         # All at once: what the app allows does not hurt itself on nginx's limits.
         answers = Counter(await asyncio.gather(*(ask(client, it) for it in range(RATE + 5))))
     assert answers == {401: RATE, 429: 5}
-    assert {line["upstreamStatus"] for line in site.nginx.log("claim-1")} <= {"401", "429"}
-    for line in (*site.nginx.log("claim-1"), *app_log(site, requestId="claim-1")):
-        assert line["remote"] == "127.0.0.2"
+    (line,) = await eventually(lambda: site.nginx.log("claim-1"))
+    assert line["upstreamStatus"] in ("401", "429")
+    for known in (line, *app_log(site, requestId="claim-1")):
+        assert known["remote"] == "127.0.0.2"
     async with site.client(address="127.0.0.3") as client:
         assert await ask(client, 250) == 401
     assert app_log(site, requestId="claim-250", message="http.request")[0]["remote"] == "127.0.0.3"
@@ -419,8 +421,12 @@ async def test_websockets(site: Front) -> None:
     assert "pong" in types
     assert types[-1] == "complete"
     assert len(states) >= 3
-    switched = [line for line in site.nginx.log() if line["status"] == 101]
-    assert {line["path"] for line in switched} >= {"/ws", f"/v1/download/subscribe/{job['jobId']}"}
+    wanted = {"/ws", f"/v1/download/subscribe/{job['jobId']}"}
+
+    def switched() -> bool:
+        return wanted <= {line["path"] for line in site.nginx.log() if line["status"] == 101}
+
+    await eventually(switched, what="both are logged as upgraded")
 
 
 # --- answers that are kept ---------------------------------------------------------------
@@ -509,6 +515,11 @@ async def test_signed_links_of_a_folder(site: Front) -> None:
         async with anybody.get(link.replace("signature=", "signature=x")) as response:
             assert (response.status, (await response.json())["code"]) == (403, "link_invalid")
     signature = link.rpartition("signature=")[2]
+
+    def logged() -> bool:
+        return sum(line["path"].startswith("/v1/files/") for line in site.nginx.log()) >= 3
+
+    await eventually(logged)
     assert signature not in site.nginx.output.read_text()
 
 
