@@ -71,19 +71,41 @@ def wrong(query: str) -> list[str]:
     return found
 
 
-def check(promtool: str, queries: Collection[str], folder: Path) -> str:
-    """Return what Prometheus's own parser says of the queries: nothing where it takes them."""
+def run(promtool: str, queries: Collection[str], folder: Path) -> str:
+    """Have Prometheus evaluate queries over two processes that expose all that there is.
+
+    Returns its complaints: a query that cannot be parsed, series that cannot be
+    matched with one another. Nothing where all is well.
+    """
     rules = [{"record": f"query:{index}", "expr": it} for index, it in enumerate(queries)]
     path = folder / "queries.yml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    # Two panels may show the same query: that they are alike is no fault.
+    series = [
+        {"series": f"{name}{{{labels}}}", "values": "1+1x40"}
+        for name, names in (*OWN.items(), *known().items())
+        for labels in _two_processes(names)
+    ]
+    test = {"interval": "15s", "input_series": series, "promql_expr_test": [_NOTHING]}
+    document = {"rule_files": [str(path)], "evaluation_interval": "1m", "tests": [test]}
+    simulation = folder / "test.yml"
+    simulation.write_text(yaml.safe_dump(document))
     done = subprocess.run(
-        [promtool, "check", "rules", "--lint=none", path],
-        capture_output=True,
-        text=True,
-        timeout=60,
+        [promtool, "test", "rules", simulation], capture_output=True, text=True, timeout=60
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+#: The rules are evaluated up to the time of the last test, so there has to be one.
+_NOTHING = {"expr": "vector(0) > 0", "eval_time": "8m", "exp_samples": []}
+
+
+def _two_processes(names: Collection[str]) -> Iterator[str]:
+    others = sorted(set(names) - TARGET - {"le"})
+    for instance in ("a", "b"):
+        fixed = {"job": "downloadd", "instance": instance, **dict.fromkeys(others, "x")}
+        for le in ("1", "+Inf") if "le" in names else (None,):
+            labels = fixed if le is None else {**fixed, "le": le}
+            yield ", ".join(f'{name}="{value}"' for name, value in labels.items())
 
 
 def _walk(node: object, kept: frozenset[str]) -> Iterator[Ask]:

@@ -66,11 +66,11 @@ def test_they_are_what_the_generator_writes(monkeypatch: pytest.MonkeyPatch) -> 
     assert written == {path.name: path.read_text(encoding="utf-8") for path in FILES}
 
 
-def test_every_query_can_be_read(promtool: str, tmp_path: Path) -> None:
-    """By Prometheus itself."""
+def test_every_query_can_be_answered(promtool: str, tmp_path: Path) -> None:
+    """By Prometheus itself, for several processes."""
     found = [query for _, query in expressions("prometheus")]
     assert len(found) > 40
-    assert queries.check(promtool, found, tmp_path) == ""
+    assert queries.run(promtool, found, tmp_path) == ""
 
 
 def test_every_query_names_metrics_and_labels_that_there_are() -> None:
@@ -107,8 +107,11 @@ def test_a_wrong_query_is_found(query: str, complaint: str) -> None:
     assert complaint in " ".join(queries.wrong(query))
 
 
-def test_promtool_finds_a_query_that_is_none(promtool: str, tmp_path: Path) -> None:
-    assert queries.check(promtool, ["sum(up", "rate(up)"], tmp_path) != ""
+@pytest.mark.parametrize("query", ["sum(up", "rate(up)", "downloads_total / on (status) up"])
+def test_a_query_that_cannot_be_answered_is_found(
+    query: str, promtool: str, tmp_path: Path
+) -> None:
+    assert queries.run(promtool, [query], tmp_path) != ""
 
 
 # --- logs --------------------------------------------------------------------------
