@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
+from aiohttp import web
 
+from downloadd.web.routes import LOCAL_ROUTES, ROUTES
 from tests.deploy import events, queries, rules
 from tests.tools import require_tool
 
@@ -218,3 +220,27 @@ def test_what_is_provisioned_fits_together() -> None:
     provider = GRAFANA / "provisioning/dashboards/downloadd.yml"
     (only,) = yaml.safe_load(provider.read_text())["providers"]
     assert only["options"]["path"] == "/etc/grafana/dashboards"
+
+
+def test_what_is_slow_by_design_is_left_out_of_latencies_and_nothing_else() -> None:
+    """By the routes' own templates: one that is renamed, or a new stream, is found here."""
+    app = web.Application()
+    app.add_routes([*ROUTES, *LOCAL_ROUTES])
+    paths = {resource.canonical for resource in app.router.resources()}
+    slow = {
+        "/v1/download/subscribe/{job_id}",
+        "/v1/download/stream/{job_id}",
+        "/v1/export/{job_id}/progress",
+        "/v1/files/{key}",
+        # They wait for a job, or for sources.
+        "/v1/download/start",
+        "/v1/download/check",
+    }
+    asked = [query for _, query in expressions("prometheus")]
+    asked += [rule["expr"] for rule in rules.rules()]
+    patterns = {it for query in asked for it in re.findall(r'path!~"([^"]*)"', query)}
+    assert len(patterns) == 1
+    (pattern,) = patterns
+    assert {path for path in paths if re.fullmatch(pattern, path)} == slow
+    # All that is left is of the API.
+    assert {it for it in paths if it.startswith("/v1/")} > slow
