@@ -65,7 +65,8 @@ def test_they_are_what_the_generator_writes(monkeypatch: pytest.MonkeyPatch) -> 
         written = {f"{it.uid}.json": build.document(it) for it in build.DASHBOARDS}
     finally:
         sys.modules.pop("panels", None)
-    assert written == {path.name: path.read_text(encoding="utf-8") for path in FILES}
+    kept = {path.name: path.read_text(encoding="utf-8") for path in FILES}
+    assert written == kept, "run: python deploy/grafana/build.py"
 
 
 def test_every_query_can_be_answered(promtool: str, tmp_path: Path) -> None:
