@@ -14,7 +14,10 @@ _LEVELS = {"debug", "info", "warning", "error", "exception", "log"}
 #: Bound to the lines of a request or a job (SPEC, section 10).
 _BOUND = {"traceId", "spanId", "requestId", "jobId", "fileId", "userId"}
 #: What stands in place of {…} in a message.
-_VALUES = {"job.": list(JobStatus), "webhook.": list(DeliveryStatus)}
+_VALUES = {
+    "job.": (JobStatus.COMPLETED, JobStatus.FAILED),
+    "webhook.": (DeliveryStatus.GONE, DeliveryStatus.EXHAUSTED),
+}
 
 
 @cache

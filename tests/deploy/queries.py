@@ -41,7 +41,8 @@ def known() -> Mapping[str, frozenset[str]]:
             extra = {"le"} if end == "_bucket" else set()
             found[family.name + end] = frozenset({*labels, *shown, *extra} - {"le"} | extra)
     # It is set where the server is put together.
-    found["download_info"] |= {"version"}
+    if "download_info" in found:
+        found["download_info"] |= {"version"}
     return found
 
 
