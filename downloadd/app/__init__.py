@@ -51,6 +51,7 @@ RESOURCES: Sequence[Callable[[web.Application], AsyncIterator[None]]] = (
     foundations.tracing,
     foundations.redis,
     foundations.spool,
+    foundations.meters,
     foundations.secret,
     foundations.state,
     foundations.limits,
@@ -79,7 +80,7 @@ def create_app(
     not the settings' own (port 0). Raises ``ConfigError``; starting raises
     ``StateLocked`` and other ``StateError``s, ``StorageError``, ``SpoolError``.
     """
-    metrics = Metrics()
+    metrics = Metrics(roles=settings.auth.roles)
     local_files = settings.storage.kind == "local"
     tracing = _tracing(settings.telemetry)
     app = make_application(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
+from downloadd import __version__
 from downloadd.app import access
 from downloadd.app.site import (
     CLOCK,
@@ -76,6 +77,19 @@ async def spool(app: web.Application) -> AsyncIterator[None]:
         yield
 
 
+async def meters(app: web.Application) -> AsyncIterator[None]:
+    settings = app[SITE].settings
+    app[keys.METRICS].describe(
+        version=__version__,
+        workers=settings.jobs.concurrency,
+        queue_limit=settings.jobs.queue_limit,
+        spool_limit=settings.jobs.max_disk_bytes,
+        spool=lambda: app[SPOOL].disk.used,
+    )
+    app[keys.DATA_DIR] = settings.state.data_dir
+    yield
+
+
 async def secret(app: web.Application) -> AsyncIterator[None]:
     settings = app[SITE].settings
     app[SECRET] = key = access.secret_key(settings)
@@ -139,6 +153,7 @@ async def objects(app: web.Application) -> AsyncIterator[None]:
         force_path_style=storage.force_path_style,
         presign_ttl=storage.presign_ttl,
         create_bucket=storage.create_bucket,
+        metrics=app[keys.METRICS],
     ) as s3:
         app[OBJECTS] = s3
         yield

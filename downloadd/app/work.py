@@ -142,6 +142,7 @@ async def service(app: web.Application) -> AsyncIterator[None]:
         objects=app[OBJECTS],
         feed=state.feed,
         clock=app[CLOCK],
+        metrics=app[keys.METRICS],
         book=app[PACE],
         queue_limit=settings.jobs.queue_limit,
         dedupe_window=settings.jobs.dedupe_window,

@@ -27,6 +27,7 @@ from downloadd.errors import DownloaddError
 from downloadd.jobs.pool import Pool
 from downloadd.telemetry import logs
 from downloadd.telemetry.sentry import Reporter
+from downloadd.web import keys
 from downloadd.web.connection import MAX_CONNECTIONS, Runner
 
 #: Seconds that running jobs have to end before they are given up to the queue.
@@ -121,7 +122,10 @@ async def serving(settings: Settings) -> AsyncIterator[Serving]:
     with bind(settings.server.host, settings.server.port) as listener:
         app = create_app(settings, port=listener.getsockname()[1])
         runner = Runner(
-            app, shutdown_timeout=REQUEST_SECONDS, max_connections=_room_for_connections()
+            app,
+            shutdown_timeout=REQUEST_SECONDS,
+            on_refusal=app[keys.METRICS].refused,
+            max_connections=_room_for_connections(),
         )
         try:
             await runner.setup()

@@ -237,6 +237,8 @@ class Deliverer:
         self, delivery: Delivery, attempt: Attempt, status: DeliveryStatus, wait: float
     ) -> None:
         failed = status is DeliveryStatus.PENDING
+        if delivery.tries:
+            self._metrics.retried("webhook")
         self._metrics.called_back("failed" if failed else status)
         known: Mapping[str, Any] = {
             "type": delivery.type,

@@ -43,6 +43,11 @@ class Probe:
             await asyncio.wait({self._ask()}, timeout=seconds)
         return self._well
 
+    async def recent(self, seconds: float, age: float) -> bool | None:
+        """As ``within``; None where what was known last is more than ``age`` seconds old."""
+        well = await self.within(seconds)
+        return well if self._clock.monotonic() - self._checked_at <= age else None
+
     def known(self) -> bool:
         """What was known last; where that was no good, ask again for the next time."""
         if not self._well and self._outdated():

@@ -43,6 +43,7 @@ from downloadd.model import (
 from downloadd.pipeline import upload_of
 from downloadd.ports import Clock, Created, Deduplication, JobStore, ObjectStore, Page
 from downloadd.state.topic import place_of
+from downloadd.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +92,7 @@ class JobService:
         objects: ObjectStore,
         feed: EventFeed,
         clock: Clock,
+        metrics: Metrics,
         book: PaceBook,
         queue_limit: int,
         dedupe_window: float,
@@ -107,6 +109,7 @@ class JobService:
         self._objects = objects
         self._feed = feed
         self._clock = clock
+        self._metrics = metrics
         self._book = book
         self._queue_limit = queue_limit
         self._dedupe_window = dedupe_window
@@ -190,7 +193,11 @@ class JobService:
         return await asyncio.shield(task)
 
     async def _cancel(self, job_id: str) -> Job:
-        job, checkpoint = await self._store.cancel(job_id, self._clock.now())
+        now = self._clock.now()
+        job, checkpoint = await self._store.cancel(job_id, now)
+        # By whoever made the move, once: there may be no worker.
+        begun = job.started_at
+        self._metrics.ended(JobStatus.CANCELLED, None if begun is None else now - begun)
         log.info("job.cancelled", files=job.files_completed, **job.log_context())
         if checkpoint is not None:
             await self._remove(job, checkpoint)
@@ -231,6 +238,7 @@ class JobService:
             work=plan.work,
         )
         log.info("job.retried", files=job.total_files, **job.log_context())
+        self._metrics.retried("caller")
         return await self._waiting(job)
 
     async def _check_storage(self) -> None:

@@ -290,8 +290,7 @@ class Worker:
         self._keep = reason in (Stop.SHUTDOWN, Stop.ASIDE)
         status = await self._fate() if reason is Stop.LOST else None
         if reason is Stop.CANCELLED or status is JobStatus.CANCELLED:
-            await self._leave(keep=False)
-            self._metrics.ended(JobStatus.CANCELLED, self._seconds(self._clock.now()))
+            await self._leave(keep=False)  # counted where it was cancelled
             # Changes nothing, unless the job was retried before we heard of the
             # cancellation and this is its new claim: it must not wait for a lease.
             await self._release()

@@ -98,7 +98,8 @@ _BY_EXCEPTION: tuple[tuple[type[BaseException], type[StorageError]], ...] = (
 )
 
 
-_TRANSLATED = (aws.ClientError, *(known for known, _ in _BY_EXCEPTION))
+#: What ``from_exception`` takes.
+TRANSLATED = (aws.ClientError, *(known for known, _ in _BY_EXCEPTION))
 
 
 def from_status(operation: str, status: int, code: str = "", message: str = "") -> StorageError:
@@ -168,5 +169,5 @@ def translated(operation: str) -> Iterator[None]:
     """Turn what botocore and aiohttp raise into downloadd's errors."""
     try:
         yield
-    except _TRANSLATED as exc:
+    except TRANSLATED as exc:
         raise from_exception(operation, exc) from exc

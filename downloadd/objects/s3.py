@@ -46,9 +46,11 @@ from downloadd.objects.integrity import (
     listed_part,
     md5_of,
 )
+from downloadd.objects.meter import Meter
 from downloadd.objects.opening import open_s3
 from downloadd.objects.transfer import DataPath, Reply, backoff
 from downloadd.ports import Found, ObjectBody, ObjectMeta, Part, PartBody, Stored, Twin
+from downloadd.telemetry.metrics import Metrics
 
 #: "Multipart upload limits", Amazon S3 User Guide.
 MIN_PART_SIZE = 5 * 1024 * 1024
@@ -246,6 +248,7 @@ class S3Store:
                 if (pause := next(pauses, None)) is None:
                     raise
                 await asyncio.sleep(pause)
+                self._data.meter.retried("GetObject")
             else:
                 return
 
@@ -336,6 +339,7 @@ async def open_s3_store(
     create_bucket: bool = False,
     timeout: float = 60.0,
     first_backoff: float = 0.5,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[S3Store]:
     """Open the bucket, making it first where ``create_bucket`` allows that.
 
@@ -345,8 +349,10 @@ async def open_s3_store(
     chain (environment, profile, container, instance), refreshed as needed.
     ``presign_ttl`` in seconds, at most 7 days (SigV4). ``timeout``: seconds
     without any progress of a request; ``first_backoff``: seconds before the
-    second try. Raises ``StorageRefused`` or ``StorageUnavailable``.
+    second try. ``metrics`` count the requests. Raises ``StorageRefused`` or
+    ``StorageUnavailable``.
     """
+    meter = Meter(metrics or Metrics())
     session = get_session()
     if secret_access_key:
         session.set_credentials(access_key_id, secret_access_key)
@@ -363,6 +369,7 @@ async def open_s3_store(
             if credentials is None:
                 raise NoCredentialsError
             control = await stack.enter_async_context(client(endpoint))
+            meter.watch(control)
             internal_url = await bucket_url(control, bucket)
             public_url = internal_url
             if public_endpoint:
@@ -375,6 +382,7 @@ async def open_s3_store(
             bucket_url=internal_url,
             stall=timeout,
             first_backoff=first_backoff,
+            meter=meter,
         )
         store = S3Store(
             control,

@@ -17,6 +17,7 @@ from downloadd.errors import StorageCorrupt, StorageUnavailable
 from downloadd.model import Record
 from downloadd.objects import faults, signing
 from downloadd.objects.bodies import verified
+from downloadd.objects.meter import Meter
 from downloadd.ports import PartBody
 
 #: Tries after the first one.
@@ -95,6 +96,7 @@ class DataPath:
         bucket_url: str,
         stall: float,
         first_backoff: float,
+        meter: Meter,
     ) -> None:
         self._session = session
         self._credentials = credentials
@@ -102,6 +104,7 @@ class DataPath:
         self._bucket_url = bucket_url
         self._stall = stall
         self._first_backoff = first_backoff
+        self.meter = meter
 
     async def send(
         self,
@@ -124,9 +127,10 @@ class DataPath:
             except (StorageUnavailable, StorageCorrupt):
                 # Bytes damaged on the way may arrive the next time; a body
                 # that is not what was announced stays so.
-                if pause is None or (payload is not None and payload.error is not None):
+                if pause is None or _failed(payload):
                     raise
             await asyncio.sleep(pause)
+            self.meter.retried(operation)
         raise AssertionError("unreachable")
 
     async def once(self, operation: str, method: str, key: str = "") -> Reply:
@@ -167,7 +171,10 @@ class DataPath:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Give an answer of the 2xx kind, its body unread; raise for any other."""
         url = signing.object_url(self._bucket_url, key, query)
-        with faults.translated(operation):
+        with (
+            self.meter.request(operation, lambda: _failed(payload)) as attempt,
+            faults.translated(operation),
+        ):
             signed = signing.authorize(
                 await self._credentials(), self._region, method, url, headers or {}
             )
@@ -177,7 +184,12 @@ class DataPath:
                 if not 200 <= response.status < 300:
                     document = await _document(response)
                     raise faults.from_document(operation, response.status, document)
+                attempt.answered()
                 yield response
+
+
+def _failed(payload: _BodyPayload | None) -> bool:
+    return payload is not None and payload.error is not None
 
 
 async def _document(response: aiohttp.ClientResponse) -> str:

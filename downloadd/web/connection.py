@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import structlog
@@ -68,6 +69,7 @@ class Runner(web.AppRunner):
         app: web.Application,
         *,
         shutdown_timeout: float,
+        on_refusal: Callable[[str, int], None] = lambda *_: None,
         head_seconds: float = HEAD_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
@@ -75,7 +77,9 @@ class Runner(web.AppRunner):
 
         Beyond ``max_connections`` the one that has waited longest for a head
         makes room, or else one whose client does not take its answer: clients
-        that do nothing do not keep out those that do.
+        that do nothing do not keep out those that do. ``on_refusal`` is told
+        the method, as far as there is one, and the status of what is refused
+        here and never gets to the application.
         """
         super().__init__(
             app,
@@ -86,16 +90,18 @@ class Runner(web.AppRunner):
         )
         self._head_seconds = head_seconds
         self._max_connections = max_connections
+        self._on_refusal = on_refusal
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         server = _Server(
-            judging(made.request_handler),
+            judging(made.request_handler, self._on_refusal),
             request_factory=request_factory(made.request_factory),
             **self._kwargs,
         )
         server.head_seconds = self._head_seconds
         server.max_connections = self._max_connections
+        server.on_refusal = self._on_refusal
         return server
 
 
@@ -105,6 +111,7 @@ class _Server(web.Server):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.on_refusal: Callable[[str, int], None] = lambda *_: None
         #: Those of which there is more to read.
         self._line: deque[_Reader] = deque()
 
@@ -267,6 +274,7 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self._server.make_room():
             cast("asyncio.Transport", transport).write(_FULL)
+            self._server.on_refusal("", 503)
             transport.close()
             self._force_close = True
             return
@@ -348,6 +356,7 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionAbortedError("the answer cannot be finished")
         if isinstance(exc, HttpProcessingError):
+            self._server.on_refusal(request.method, 400)
             text = _TOO_LONG if isinstance(exc, LineTooLong) else _NOT_HTTP
             return last(request, http_answer(request, web.HTTPBadRequest(text=text)))
         return last(request, internal_answer(request))

@@ -37,14 +37,18 @@ Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger(__name__)
 
 
-def judging(handle: Serve) -> Serve:
-    """Serve what comes as this server can read it, and refuse the rest."""
+def judging(handle: Serve, on_refusal: Callable[[str, int], None]) -> Serve:
+    """Serve what comes as this server can read it, and refuse the rest.
+
+    ``on_refusal`` is told the method and the status of what never gets to the application.
+    """
 
     async def judged(request: web.BaseRequest) -> web.StreamResponse:
         if (refused := _refused(request)) is not None:
             identify(request)
             known = {"remote": request.remote, "requestId": request[REQUEST_ID]}
             _log.info("http.refused", problem=type(refused).__name__, **known)
+            on_refusal(request.method, refused.status)
             return last(request, http_answer(request, refused))
         response = await handle(request)
         if request.get(_EXPECTS) and not response.prepared:

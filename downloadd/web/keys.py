@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
 
 from aiohttp import web
 
@@ -42,5 +43,7 @@ REQUEST_TIMEOUT: web.AppKey[float] = web.AppKey("request_timeout", float)
 BUCKET: web.AppKey[str] = web.AppKey("bucket", str)
 #: Only there where archives lie in a folder of this machine.
 LOCAL_STORE: web.AppKey[LocalStore] = web.AppKey("local_store", LocalStore)
+#: Where everything lies that this machine keeps.
+DATA_DIR: web.AppKey[Path] = web.AppKey("data_dir", Path)
 #: How many jobs wait, in all processes.
 QUEUE_DEPTH: web.AppKey[Callable[[], Awaitable[int]]] = web.AppKey("queue_depth")

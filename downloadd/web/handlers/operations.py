@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
+import shutil
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -11,7 +14,12 @@ from downloadd.errors import StateError
 from downloadd.web import keys
 from downloadd.web.errors import RETRY_AFTER_SECONDS
 
+#: How long a scrape waits for Redis and for the disk.
+_PATIENCE_SECONDS = 0.5
+
 _LATER = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+T = TypeVar("T")
 
 
 async def health(request: web.Request) -> web.Response:
@@ -44,14 +52,27 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """``GET /metrics``: Prometheus text. Without Redis the queue's depth is not a number."""
-    known = request.app[keys.METRICS]
-    try:
-        known.download_queue_depth.set(await request.app[keys.QUEUE_DEPTH]())
-    except StateError:
-        known.download_queue_depth.set(math.nan)
-    body, content_type = known.render()
+    """``GET /metrics``: Prometheus text. What cannot be told now is not a number in it."""
+    app = request.app
+    depth, up, disk = await asyncio.gather(
+        _soon(app[keys.QUEUE_DEPTH]()),
+        app[keys.HEALTH].known(),
+        _soon(asyncio.to_thread(shutil.disk_usage, app[keys.DATA_DIR])),
+    )
+    app[keys.METRICS].look(
+        queue_depth=depth, up=up, disk=None if disk is None else (disk.total, disk.free)
+    )
+    body, content_type = app[keys.METRICS].render()
     return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def _soon(looking: Awaitable[T]) -> T | None:
+    """Wait for what is looked up, but not until Prometheus gives up waiting for all the rest."""
+    try:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            return await looking
+    except (StateError, OSError, TimeoutError):
+        return None
 
 
 async def home(_: web.Request) -> web.Response:

@@ -10,13 +10,11 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from downloadd.telemetry.metrics import Metrics
+from downloadd.telemetry.metrics import UNMATCHED, Metrics
 from downloadd.web.clients import client_of
 
 #: Asked every few seconds by machines, for ever.
 PROBED = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
-#: The label of everything that no route matches.
-UNMATCHED = "unmatched"
 
 _log = structlog.get_logger("downloadd.access")
 

@@ -16,6 +16,7 @@ from downloadd.errors import SpoolError, StorageRefused, StorageUnavailable
 from downloadd.jobs.service import JobService
 from downloadd.model import Event, EventType, Job, JobStatus
 from downloadd.ports import ObjectMeta, SystemClock
+from downloadd.telemetry.metrics import Metrics
 from tests.e2e.archives import digests
 from tests.e2e.service import eventually
 from tests.integration.jobs.conftest import Rig, Worker, archive
@@ -60,6 +61,7 @@ def service(rig: Rig, worker: Worker) -> JobService:
         objects=objects,
         feed=worker.state.feed,
         clock=SystemClock(),
+        metrics=Metrics(),
         book=worker.pool._book,
         queue_limit=100,
         dedupe_window=0,

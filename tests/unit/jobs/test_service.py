@@ -24,6 +24,7 @@ from downloadd.model import (
     terminal_event,
 )
 from downloadd.ports import Created, Deduplication, History, SystemClock, Turn
+from downloadd.telemetry.metrics import Metrics
 from tests.fakes import FakePace
 
 ARCHIVE = Archive(key="k.zip", size=5, sha256="a" * 64, file_name="order.zip")
@@ -79,6 +80,7 @@ def service(world: World) -> JobService:
         objects=part,
         feed=part,
         clock=Clock(),
+        metrics=Metrics(),
         book=PaceBook(world.pace, Clock(), lanes=lanes, concurrency=4),
         queue_limit=5,
         dedupe_window=60.0,
