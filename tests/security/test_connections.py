@@ -181,7 +181,8 @@ async def test_who_waits_makes_room() -> None:
 
 
 async def test_nobody_goes_whose_request_is_under_way() -> None:
-    """Where all connections are at work a new one is told to come later."""
+    """Where all connections are at work a new one is told to come later, and is counted."""
+    refused: list[tuple[str, int]] = []
     app, started, release = web.Application(), asyncio.Event(), asyncio.Event()
 
     async def slow(_: web.Request) -> web.Response:
@@ -190,7 +191,9 @@ async def test_nobody_goes_whose_request_is_under_way() -> None:
         return web.Response(text="hello")
 
     app.router.add_get("/", slow)
-    runner = Runner(app, shutdown_timeout=0.1, max_connections=1)
+    runner = Runner(
+        app, shutdown_timeout=0.1, max_connections=1, on_refusal=lambda *it: refused.append(it)
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -201,6 +204,7 @@ async def test_nobody_goes_whose_request_is_under_way() -> None:
             await started.wait()
             second, writer = await asyncio.open_connection("127.0.0.1", port)
             assert (await second.read()).startswith(b"HTTP/1.1 503 ")
+            assert refused == [("", 503)]
             release.set()
             assert b"200 OK" in await asking
             first[1].close()

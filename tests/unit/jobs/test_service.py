@@ -240,6 +240,17 @@ async def test_a_waiting_job_says_how_long(
     assert found.completion == (None if left is None else at + left)
 
 
+@pytest.mark.parametrize(("started_at", "timed"), [(None, 0), (10.0, 1)])
+async def test_a_cancelled_job_is_counted_once(started_at: float | None, timed: int) -> None:
+    """By whoever cancels it, for it may have no worker; one that never began took no time."""
+    world = World(job(started_at=started_at))
+    jobs = service(world)
+    await jobs.cancel("j", ANN)
+    assert jobs._metrics.downloads.labels("cancelled")._value.get() == 1
+    count = jobs._metrics.registry.get_sample_value
+    assert count("download_processing_seconds_count", {"status": "cancelled"}) == timed
+
+
 async def test_a_cancel_outlives_the_request_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was begun is gone through with, and a stop of the service waits for it."""
     world, go = World(job()), asyncio.Event()
