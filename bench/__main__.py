@@ -18,7 +18,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from bench import bare, large, small
+from bench import bare, large, scrape, small
 from bench.stage import make_files, origin, service, storage
 
 RUNS = 3
@@ -27,7 +27,7 @@ RUNS = 3
 def main() -> int:
     """Run what is asked for, print a table, keep the figures in bench/out."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", choices=["large", "small"])
+    parser.add_argument("--only", choices=["large", "small", "scrape"])
     parser.add_argument("--runs", type=int, default=RUNS)
     args = parser.parse_args()
     figures: dict[str, float] = {}
@@ -38,9 +38,11 @@ def main() -> int:
         say("making files")
         make_files(files)
         source = stack.enter_context(origin(files))
-        if args.only != "large":
+        if args.only in (None, "scrape"):
+            figures |= time_scrapes(folder, source)
+        if args.only in (None, "small"):
             figures |= count_small(folder, source, args.runs)
-        if args.only != "small":
+        if args.only in (None, "large"):
             figures |= compare_large(folder, source, args.runs)
     show(figures)
     out = Path("bench/out")
@@ -102,6 +104,14 @@ def count_small(folder: Path, source: str, runs: int) -> dict[str, float]:
     return {f"small.{kind}.jobs_per_s": median(values) for kind, values in rates.items()}
 
 
+def time_scrapes(folder: Path, source: str) -> dict[str, float]:
+    """Ask a busy service for its metrics."""
+    with service(folder / "scrape", source, None, scrape.SETTINGS) as running:
+        median_ms, slow_ms = scrape.measure(running, source)
+    say(f"scrape: median {median_ms:.1f} ms, 99th percentile {slow_ms:.1f} ms")
+    return {"scrape.median_ms": median_ms, "scrape.p99_ms": slow_ms}
+
+
 def settle() -> None:
     """Let the disk finish what the last run has left: an fsync waits behind all of it."""
     os.sync()
@@ -112,6 +122,7 @@ GOALS = {
     "large.ratio": ("<=", 0.4),
     "large.downloadd.cpu_s": ("<=", 3.5),
     "large.downloadd.peak_mib": ("<=", 128.0),
+    "scrape.median_ms": ("<=", 20.0),
     "small.s3.jobs_per_s": (">=", 250.0),
     "small.local.jobs_per_s": (">=", 600.0),
 }
