@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench clean tools
+.PHONY: help demo serve test lint bench docs clean tools
 
 help:
 	@echo "make demo    a server, eleven files from a difficult origin and one verified archive"
@@ -19,6 +19,7 @@ help:
 	@echo "make test    every test"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements"
+	@echo "make docs    docs/configuration.md, from the settings"
 	@echo "make clean   remove what these made"
 
 demo: $(VENV)/.installed
@@ -38,6 +39,9 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev tools
 	$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m downloadd.cli.reference config.toml >docs/configuration.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info bench/out

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 DEFAULT_CONFIG = Path("config.toml")
 
 
+#: What wins over environment and file (SPEC §8), each as argparse wants it.
+FLAGS: Mapping[str, Mapping[str, Any]] = {
+    "--config": {
+        "type": Path,
+        "metavar": "FILE",
+        "help": "settings in TOML (default: ./config.toml where there is one)",
+    },
+    "--host": {"help": "address to listen on"},
+    "--port": {"help": "port to listen on; 0 takes any that is free"},
+    "--data-dir": {"metavar": "DIR", "help": "where everything local is kept"},
+}
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options that win over environment and file (SPEC §8)."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="settings in TOML (default: ./config.toml where there is one)",
-    )
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", help="port to listen on; 0 takes any that is free")
-    parser.add_argument("--data-dir", metavar="DIR", help="where everything local is kept")
+    """Add the options that make settings."""
+    for flag, options in FLAGS.items():
+        parser.add_argument(flag, **options)
 
 
 def config_path(arguments: argparse.Namespace) -> Path | None:

@@ -79,6 +79,28 @@ class TestDefaults:
         environ = {"HOME": "/home/ada"}
         assert config.load(ROOT / "config.toml", environ, {}) == config.load(None, environ, {})
 
+    def test_settings_of_the_contract(self) -> None:
+        """Whatever SPEC §8 lists can be set."""
+        listed = {
+            "server": "host port request_timeout cors_origins trusted_proxies public_url",
+            "state": "redis_url prefix wait_for_fsync data_dir",
+            "storage": "kind bucket endpoint public_endpoint region access_key_id "
+            "secret_access_key force_path_style source_key presign_ttl archive_ttl",
+            "jobs": "concurrency queue_limit timeout max_files max_file_bytes max_job_bytes "
+            "max_disk_bytes lease dedupe_window retry_window completed_ttl failed_ttl",
+            "fetch": "per_job total per_host retries backoff connect_timeout stall_timeout "
+            "max_redirects source_url_template format_check",
+            "network": "allow deny ports",
+            "auth": "mode api_keys_file jwt_key jwt_jwks_file jwt_algorithms jwt_issuer "
+            "jwt_audience roles",
+            "limits": "requests_per_minute jobs_per_minute quotas",
+            "webhooks": "secret timeout schedule",
+            "telemetry": "log_level log_format service_name sentry_dsn otlp_endpoint",
+            "simulation": "enabled min_ms max_ms",
+        }
+        names = {f"{section}.{key}" for section, keys in listed.items() for key in keys.split()}
+        assert names <= config.SETTINGS.keys()
+
     def test_numbers_of_the_contract(self) -> None:
         """The bold numbers of SPEC §4 to §9 are the defaults."""
         settings = load()
