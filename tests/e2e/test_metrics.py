@@ -358,7 +358,7 @@ async def check_without_redis(service: Service) -> None:
     """With a Redis that does not answer, the rest is told soon, and that it does not."""
     began = time.monotonic()
     now = await scrape(service)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 3
     assert math.isnan(now.value("download_queue_depth"))
     await eventually(lambda: is_up(service, "redis", 0))
     assert await is_up(service, "storage", 1)
