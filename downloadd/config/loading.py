@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,6 +12,7 @@ import marshmallow
 
 from downloadd.config import sources
 from downloadd.config.fields import MASK, Setting
+from downloadd.config.samples import is_loopback, refuse_samples
 from downloadd.config.sections import Settings
 from downloadd.config.sources import Given
 from downloadd.errors import ConfigError
@@ -145,6 +145,7 @@ def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:
     _check_data_dir(settings.state.data_dir)
     _check_auth(settings, given)
     _check_roles(settings)
+    refuse_samples(settings)
 
 
 def _check_auth(settings: Settings, given: Mapping[str, Given]) -> None:
@@ -190,11 +191,7 @@ def _check_data_dir(folder: Path) -> None:
 
 
 def _check_loopback(host: str, given: Mapping[str, Given]) -> None:
-    try:
-        loopback = ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
+    if not is_loopback(host):
         raise ConfigError(
             f'{_said("server.host", given)}: with auth.mode "none" everybody who reaches it '
             "may use this server, so it listens on 127.0.0.1, ::1 or localhost alone; "
