@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint bench docs clean tools
+.PHONY: help demo serve test lint bench docs lock env up clean tools
 
 help:
 	@echo "make demo    a server, eleven files from a difficult origin and one verified archive"
@@ -20,6 +20,9 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   measurements"
 	@echo "make docs    docs/configuration.md, from the settings"
+	@echo "make lock    renew what the image installs"
+	@echo "make env     DOMAIN=files.example.com: make .env with secrets of its own"
+	@echo "make up      DOMAIN=files.example.com: the whole service in containers"
 	@echo "make clean   remove what these made"
 
 demo: $(VENV)/.installed
@@ -42,6 +45,22 @@ bench: $(VENV)/.installed-dev tools
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m downloadd.cli.reference config.toml >docs/configuration.md
+
+# For every platform and Python at once. The hashes are of all files of a version.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-header
+
+lock: $(VENV)/.installed-dev
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	@$(BIN)/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+		| $(LOCK) - --no-annotate --output-file requirements-build.lock
+
+env:
+	@deploy/init "$(DOMAIN)"
+
+up:
+	@deploy/up "$(DOMAIN)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info bench/out

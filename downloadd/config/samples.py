@@ -31,7 +31,9 @@ _KNOWN = frozenset(
 #: User names that come with one password only; others may be anybody's.
 _KNOWN_USERS = frozenset({"minioadmin", "akiaiosfodnn7example"})
 #: What stands in examples for something to be filled in; .env.example is full of it.
-_TO_FILL_IN = re.compile(r"change[-_ ]?(?:me|this|it)|replace[-_ ]?(?:me|this)|your[-_ ]secret|<.+>")
+_TO_FILL_IN = re.compile(
+    r"change[-_ ]?(?:me|this|it)|replace[-_ ]?(?:me|this)|your[-_ ]secret|<.+>"
+)
 
 
 def is_public(settings: Settings) -> bool:

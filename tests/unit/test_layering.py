@@ -36,6 +36,7 @@ LEVELS: Mapping[str, int] = {
     "app": 6,
     "cli": 7,
     "__main__": 7,
+    "healthcheck": 7,
 }
 #: … and from these of its own level.
 SAME_LEVEL: Mapping[str, frozenset[str]] = {
