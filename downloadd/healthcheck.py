@@ -43,7 +43,8 @@ def port(environ: Mapping[str, str], file: Path) -> int:
         if text := environ.get(name):
             return int(text)
     if file.is_file():
-        return int(tomllib.loads(file.read_text("utf-8")).get("server", {}).get("port", DEFAULT_PORT))
+        given = tomllib.loads(file.read_text("utf-8"))
+        return int(given.get("server", {}).get("port", DEFAULT_PORT))
     return DEFAULT_PORT
 
 

@@ -123,9 +123,18 @@ def _default_data_dir(environ: Mapping[str, str]) -> Path:
     """As the XDG base directory specification says: relative paths are ignored."""
     data_home = Path(environ.get("XDG_DATA_HOME", ""))
     if not data_home.is_absolute():
-        home = environ.get("HOME")
-        data_home = (Path(home) if home else Path.home()) / ".local" / "share"
+        data_home = _home(environ) / ".local" / "share"
     return data_home / "downloadd"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    """The home folder; one that cannot be used for a user id that nobody has, as in containers."""
+    if home := environ.get("HOME"):
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
 
 
 def _check_together(settings: Settings, given: Mapping[str, Given]) -> None:

@@ -726,3 +726,15 @@ class TestCheckConfig:
             "two words": {"a": 1},
         }
         assert tomllib.loads(f"value = {toml(value)}") == {"value": value}
+
+
+def test_a_user_id_that_nobody_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers are started with: no home, and no need of one where a folder is given."""
+
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    settings = config.load(None, {}, {"state.data_dir": "/data"})
+    assert settings.state.data_dir == Path("/data")
+    assert config.load(None, {}, {}).state.data_dir == Path("/nonexistent/.local/share/downloadd")
