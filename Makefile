@@ -99,7 +99,8 @@ $(VENV)/.made:
 tools:
 	@missing=; \
 	for pair in nginx:nginx 7z:p7zip-full bsdtar:libarchive-tools zip:zip unzip:unzip curl:curl ip:iproute2 \
-		chromium:chromium esbuild:esbuild promtool:prometheus; do \
+		chromium:chromium esbuild:esbuild promtool:prometheus openssl:openssl unshare:util-linux \
+		systemd-analyze:systemd; do \
 		command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; \
 	done; \
 	[ -d /usr/share/nodejs/react-dom ] || missing="$$missing node-react node-react-dom"; \
