@@ -239,7 +239,11 @@ def served(root: Path, data: Path, number: int) -> Iterator[subprocess.Popen[byt
         yield process
     finally:
         if process.poll() is None:
-            process.kill()  # its child goes with it
+            # Process 1 takes all of its namespace with it. unshare's own --kill-child does not
+            # outlast a change of the user.
+            with contextlib.suppress(IndexError, ProcessLookupError):
+                os.kill(child(process), signal.SIGKILL)
+            process.kill()
             process.wait(PATIENCE)
 
 

@@ -7,10 +7,12 @@ the server reads what ``deploy/init`` wrote, and the real Valkey what
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -273,6 +275,7 @@ def test_valkey_takes_its_command(tmp_path: Path) -> None:
             },
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
         once = Retry(NoBackoff(), 0)
@@ -301,6 +304,6 @@ def test_valkey_takes_its_command(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(20) == 0
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait(20)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # also one that the shell did not become
+        process.wait(20)
