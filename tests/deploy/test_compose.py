@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from ipaddress import ip_address, ip_network
@@ -14,7 +15,7 @@ import yaml
 from downloadd import config
 from downloadd.cli.serve import STOP_SECONDS
 from downloadd.errors import ConfigError
-from tests.deploy import compose
+from tests.deploy import compose, dockerfile
 from tests.tools import require_tool
 
 #: What ``deploy/init`` writes; the values do not matter here.
@@ -195,6 +196,13 @@ def test_what_waits_for_what() -> None:
         "minio-setup": "service_completed_successfully",
     }
     assert waits("minio-setup") == {"minio": "service_healthy"}
+
+
+def test_the_server_is_asked_as_its_image_says() -> None:
+    """Only more often while it starts, so that nginx need not wait for long."""
+    (check,) = dockerfile.of("run", "HEALTHCHECK")
+    asked = SERVICES["app"]["healthcheck"]["test"]
+    assert asked == ["CMD", *json.loads(check[check.index("CMD") + 3 :])]
 
 
 def test_the_server_has_time_to_end() -> None:
