@@ -44,8 +44,20 @@ def code(text: str) -> str:
 
 
 def load(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The file, with variables put in."""
-    loaded: dict[str, Any] = yaml.safe_load(interpolate(code(FILE.read_text("utf-8")), environ))
+    """The file, with variables put in: as Compose does it, into texts, after YAML was read."""
+
+    def put_in(value: Any) -> Any:
+        match value:
+            case str():
+                return interpolate(value, environ)
+            case list():
+                return [put_in(one) for one in value]
+            case dict():
+                return {name: put_in(one) for name, one in value.items()}
+            case _:
+                return value
+
+    loaded: dict[str, Any] = put_in(yaml.safe_load(FILE.read_text("utf-8")))
     return loaded
 
 
