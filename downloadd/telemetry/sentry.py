@@ -25,7 +25,7 @@ _TAGS = ("requestId", "jobId", "fileId", "traceId", "logger")
 #: Their own trouble is logged, and not sent by way of them.
 _SENDERS = ("sentry_sdk", "urllib3", "opentelemetry")
 #: Seconds that the last events may take when the process ends.
-_LAST_EVENTS = 1.5
+_LAST_EVENTS = 1.0
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 

@@ -47,7 +47,7 @@ _MAX_LENGTH = 512
 _QUEUE = 8192
 #: Seconds that the last spans may take to be sent when the process ends. A stop
 #: is over after 24.5 seconds, of which jobs may take 20.
-_LAST_SPANS = 1.5
+_LAST_SPANS = 1.0
 #: Seconds for one request to the collector, retries included.
 _EXPORT = 10.0
 

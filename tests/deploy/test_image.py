@@ -99,6 +99,8 @@ def asked(project: dict[str, object]) -> Iterator[tuple[str, Requirement]]:
     """What pyproject.toml asks for, each with the lock file that has to have it."""
     for name, wanted in (
         ("requirements.lock", project["project"]["dependencies"]),  # type: ignore[index]
+        # The image can send traces and errors.
+        ("requirements.lock", project["project"]["optional-dependencies"]["telemetry"]),  # type: ignore[index]
         ("requirements-build.lock", project["build-system"]["requires"]),  # type: ignore[index]
     ):
         yield from ((name, Requirement(text)) for text in wanted)

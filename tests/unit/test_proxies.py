@@ -26,7 +26,7 @@ from downloadd.web.middleware.security import HEADERS
 
 ROOT = Path(__file__).parents[2]
 NGINX = (ROOT / "nginx.conf").read_text()
-PAGES = [ROOT / "docs" / name for name in ("deploy.md", "deploy-proxies.part.md")]
+PAGE = (ROOT / "docs" / "deploy.md").read_text()
 
 
 def directive(name: str, place: str = "") -> str:
@@ -44,12 +44,7 @@ def seconds(text: str) -> float:
 
 def table() -> dict[str, float]:
     """The page's times, by place and setting."""
-    (text,) = [
-        page.read_text()
-        for page in PAGES
-        if page.exists() and "### Time-outs on the way" in page.read_text()
-    ]
-    lines = text.partition("### Time-outs on the way")[2].partition("\n### ")[0].splitlines()
+    lines = PAGE.partition("### Time-outs on the way")[2].partition("\n### ")[0].splitlines()
     rows = [re.split(r" *\| *", line.strip("| ")) for line in lines if line.startswith("|")][2:]
     return {f"{where}: {setting}": seconds(time) for where, setting, time, *_ in rows}
 
