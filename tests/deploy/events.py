@@ -21,22 +21,31 @@ _VALUES = {
 
 
 @cache
-def _calls() -> tuple[ast.Call, ...]:
+def _methods() -> tuple[tuple[str, str, ast.Call], ...]:
+    """Every call of a method: of what, which, and the call."""
     return tuple(
-        node
+        (ast.unparse(node.func.value), node.func.attr, node)
         for path in sorted((ROOT / "downloadd").rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and _logs(node.func)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     )
 
 
-def _logs(function: ast.expr) -> bool:
-    return (
-        isinstance(function, ast.Attribute)
-        and function.attr in _LEVELS
-        and isinstance(function.value, ast.Name)
-        and function.value.id in ("log", "_log")
+def _calls() -> Iterator[ast.Call]:
+    """The calls that write a line."""
+    for owner, method, call in _methods():
+        if owner in ("log", "_log") and method in _LEVELS:
+            yield call
+
+
+def spans() -> frozenset[str]:
+    """The names of spans, but for those of requests."""
+    made = (
+        call.args[0]
+        for owner, method, call in _methods()
+        if (owner.endswith("tracing") and method in ("call", "step")) or method == "start_span"
     )
+    return frozenset(it.value for it in made if isinstance(it, ast.Constant))
 
 
 def _names(call: ast.Call) -> Iterator[str]:

@@ -104,7 +104,7 @@ def test_what_it_calls_by_name_is_there() -> None:
     dotted = {it for it in ticked if re.fullmatch(r"[a-z]+\.[a-z_]+", it)}
     files = {"config.toml", "app.env", "compose.yaml", "valkey.log", "valkey.sock", "alerts.yml"}
     files |= {"state.key", "links.key", "webhooks.secret"}
-    assert dotted - settings() - events.messages() - files == set()
+    assert dotted - settings() - events.messages() - events.spans() - files == set()
     metrics = {
         it for it in ticked if re.fullmatch(r"(download|http|s3|process)\w*_(total|bytes)", it)
     }
