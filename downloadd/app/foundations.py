@@ -140,7 +140,7 @@ async def objects(app: web.Application) -> AsyncIterator[None]:
             app[OBJECTS] = app[keys.LOCAL_STORE] = local
             yield
         return
-    # Here, because botocore takes longer to import than all else that starts.
+    # Here, because botocore takes long to import.
     from downloadd.objects.s3 import open_s3_store
 
     async with open_s3_store(

@@ -22,10 +22,10 @@ from typing import TypeVar
 from downloadd.errors import ObjectMissing, StorageRefused, StorageUnavailable
 from downloadd.model import Archive, Link, Record
 from downloadd.objects.bodies import verified
+from downloadd.objects.file_body import open_file
 from downloadd.objects.files import Folder
 from downloadd.objects.headers import attachment
 from downloadd.objects.links import LinkSigner
-from downloadd.objects.opening import open_file
 from downloadd.objects.writers import Descriptor, Draft, PartWriter
 from downloadd.ports import Found, ObjectBody, ObjectMeta, Part, PartBody, Stored, Twin
 from downloadd.tasks import Args, R, in_thread

@@ -47,7 +47,7 @@ from downloadd.objects.integrity import (
     md5_of,
 )
 from downloadd.objects.meter import Meter
-from downloadd.objects.opening import open_s3
+from downloadd.objects.s3_body import open_s3
 from downloadd.objects.transfer import DataPath, Reply, backoff
 from downloadd.ports import Found, ObjectBody, ObjectMeta, Part, PartBody, Stored, Twin
 from downloadd.telemetry.metrics import Metrics
