@@ -255,7 +255,8 @@ class Job(Record):
 
     #: The span of the request that made the job, as W3C Trace Context has it.
     traceparent: str | None = None
-    #: The span of the worker that has it, or had it last; None without traces.
+    #: The span of the worker that has it, or of what came last: an earlier run, or
+    #: the request that it was retried by.
     run_traceparent: str | None = None
     #: Seconds for the whole job, waiting included, as said when it was made.
     estimated_time: int | None = None

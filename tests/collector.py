@@ -52,6 +52,8 @@ class _Listener:
         #: Answers nothing while this is not set.
         self.answering = asyncio.Event()
         self.answering.set()
+        #: Where it sends whoever comes.
+        self.points_to = ""
         self._came = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
@@ -69,6 +71,8 @@ class _Listener:
 
     async def _handle(self, request: web.Request) -> web.Response:
         await self.answering.wait()
+        if self.points_to:
+            return web.Response(status=302, headers={"Location": self.points_to})
         body = await request.read()
         if request.headers.get("Content-Encoding") == "gzip" and body[:2] == b"\x1f\x8b":
             body = gzip.decompress(body)

@@ -33,6 +33,7 @@ from downloadd.state.embedded import embedded_valkey
 from downloadd.state.limits import open_limits
 from downloadd.state.setup import open_state
 from downloadd.web import keys
+from downloadd.web.health import Disk
 from downloadd.web.requests import EVENT_TOKENS
 
 #: Bytes of small files that all jobs together may keep in memory.
@@ -86,7 +87,7 @@ async def meters(app: web.Application) -> AsyncIterator[None]:
         spool_limit=settings.jobs.max_disk_bytes,
         spool=lambda: app[SPOOL].disk.used,
     )
-    app[keys.DATA_DIR] = settings.state.data_dir
+    app[keys.DISK] = Disk(settings.state.data_dir)
     yield
 
 

@@ -35,7 +35,9 @@ DRAIN_SECONDS = 20.0
 #: Seconds that requests under way have to be answered after that.
 REQUEST_SECONDS = 2.0
 #: Seconds after which a stop is over whatever still hangs: service managers kill after 30.
-STOP_SECONDS = 24.5
+STOP_SECONDS = 27.5
+#: Seconds for the report that it was so.
+LAST_WORD_SECONDS = 0.5
 #: Connections that may wait to be accepted: bursts of reconnecting browsers.
 BACKLOG = 1024
 #: Files that jobs, storage and state may have open, however many clients there are.
@@ -60,15 +62,15 @@ def run(arguments: argparse.Namespace) -> int:
     where the port or the data directory is taken.
     """
     settings = load(config_path(arguments), os.environ, overrides(arguments))
-    with _logging(settings.telemetry):
+    with _logging(settings.telemetry) as reporter:
         _bound_arenas()
         with asyncio.Runner(loop_factory=fast_loop()) as runner:
-            runner.run(_serve(settings))
+            runner.run(_serve(settings, reporter))
     return 0
 
 
 @contextmanager
-def _logging(telemetry: Telemetry) -> Iterator[None]:
+def _logging(telemetry: Telemetry) -> Iterator[Reporter | None]:
     """Write logs, and send what are errors to Sentry where that is wanted."""
     dsn, release = telemetry.sentry_dsn, f"downloadd@{__version__}"
     reporter = Reporter.open(dsn, release=release) if dsn else None
@@ -79,7 +81,7 @@ def _logging(telemetry: Telemetry) -> Iterator[None]:
         report=reporter,
     )
     try:
-        yield
+        yield reporter
     except DownloaddError:
         raise  # is told in a line, without a trace
     except Exception:
@@ -173,7 +175,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, reporter: Reporter | None) -> None:
     stop, at_once = asyncio.Event(), asyncio.Event()
     with _signals(stop, at_once):
         async with serving(settings) as server:
@@ -181,13 +183,13 @@ async def _serve(settings: Settings) -> None:
             _announce(settings, server)
             await stop.wait()
             _log.info("server.stopping", grace=DRAIN_SECONDS)
-            _end_by_force()
+            _end_by_force(reporter)
             begin_drain(server.app)
             await _drain(server.app[POOL], at_once)
     _log.info("server.stopped")
 
 
-def _end_by_force() -> None:
+def _end_by_force(reporter: Reporter | None) -> None:
     """End the process when its stop takes too long: a storage, a Redis or a disk that hangs.
 
     Nothing is lost, as nothing is by kill -9; jobs are taken over when their leases lapse.
@@ -195,6 +197,8 @@ def _end_by_force() -> None:
 
     def end() -> None:
         _log.error("server.stop_forced", after=STOP_SECONDS)
+        if reporter is not None:
+            reporter.flush(LAST_WORD_SECONDS)
         os._exit(1)
 
     timer = threading.Timer(STOP_SECONDS, end)

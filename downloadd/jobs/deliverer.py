@@ -22,7 +22,7 @@ from downloadd.jobs.messages import Unreadable, WriteBody, Written
 from downloadd.ports import Answer, Attempt, Caller, Clock, Delivery, DeliveryStatus, Outbox
 from downloadd.tasks import stopped
 from downloadd.telemetry.metrics import Metrics
-from downloadd.telemetry.tracing import Attributes, Tracing, fail
+from downloadd.telemetry.tracing import Attributes, Tracing, fail, ids
 
 log = structlog.get_logger(__name__)
 
@@ -205,13 +205,15 @@ class Deliverer:
         return None
 
     async def _call(self, delivery: Delivery, message: Written) -> Answer:
-        structlog.contextvars.bind_contextvars(traceId=message.job.trace_id)
+        job = message.job
+        structlog.contextvars.bind_contextvars(userId=job.user, traceId=job.trace_id)
         known: Attributes = {
             "webhook.id": delivery.message_id,
             "webhook.try": delivery.tries + 1,
             "server.address": delivery.host,
         }
-        with self._tracing.call("webhook.deliver", known, after=message.job) as span:
+        with self._tracing.call("webhook.deliver", known, after=job) as span:
+            structlog.contextvars.bind_contextvars(**ids(span))
             answer = await self._caller.call(delivery.url, delivery.message_id, message.body)
             if answer.status is not None:
                 span.set_attribute("http.response.status_code", answer.status)

@@ -220,7 +220,7 @@ class JobService:
         except (DownloaddError, TimeoutError) as exc:
             log.warning("job.upload_left", jobId=job.id, error=str(exc) or "timed out")
 
-    async def retry(self, job_id: str, caller: Caller) -> Job:
+    async def retry(self, job_id: str, caller: Caller, traceparent: str | None = None) -> Job:
         """Queue a failed or cancelled job once more, to go on from what is kept of it.
 
         Raises ``JobNotFound``, ``JobConflict``, ``QueueFull``, ``StorageUnavailable``.
@@ -236,6 +236,7 @@ class JobService:
             queue_limit=self._queue_limit,
             body_window=self._dedupe_window,
             work=plan.work,
+            traceparent=traceparent,
         )
         log.info("job.retried", files=job.total_files, **job.log_context())
         self._metrics.retried("caller")

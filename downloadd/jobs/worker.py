@@ -267,6 +267,7 @@ class Worker:
         if count is None:
             return False
         self._metrics.retried("job")
+        fail_by(self._span, error)
         pause = self._pauses[count - 1]
         log.warning("job.put_back", code=error.code, error=error.message, time=count, pause=pause)
         return True
@@ -351,8 +352,21 @@ class Worker:
             fail_by(self._span, error)
         files = tuple(self._unsaved.values())
         event = terminal_event(job)
-        await self._persist(lambda: self._store.finish(self.claim.lease, job, event, files=files))
+        try:
+            await self._persist(
+                lambda: self._store.finish(self.claim.lease, job, event, files=files)
+            )
+        except LeaseLost:
+            if not await self._is_written(job):
+                raise
         self._report(job, now)
+
+    async def _is_written(self, end: Job) -> bool:
+        """Whether this is the job's end already: the answer that said so was lost."""
+        with suppress(StateError):
+            known = await self._store.load(end.id)
+            return (known.status, known.completed_at) == (end.status, end.completed_at)
+        return False
 
     def _report(self, job: Job, now: float) -> None:
         seconds = self._seconds(now)

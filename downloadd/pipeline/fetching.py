@@ -96,9 +96,10 @@ class FileFetch:
         """Fetch and verify the file; raises its final ``FileError``."""
         known = {"file.id": self._entry.label, "server.address": self._host}
         with self._services.tracing.call("source.fetch", known) as span:
-            fetched = await self._run(span)
-            span.set_attributes({"file.size": self.received, "file.attempts": self.attempts})
-            return fetched
+            try:
+                return await self._run(span)
+            finally:
+                span.set_attributes({"file.size": self.received, "file.attempts": self.attempts})
 
     async def _run(self, span: Span) -> Fetched:
         policy = self._services.policy
@@ -127,7 +128,8 @@ class FileFetch:
                 if isinstance(exc, (SourceChanged, ChecksumMismatch)):
                     await self.close()
                 pause = self._pause(failures, exc)
-                log.info("fetch.retry", code=exc.code, attempt=self.attempts, pause=round(pause, 2))
+                known = {"fileId": self._entry.label, "code": exc.code, "pause": round(pause, 2)}
+                log.info("fetch.retry", attempt=self.attempts, **known)
                 self._services.metrics.retried("fetch")
                 span.add_event("retry", {"error.type": exc.code, "pause": pause})
             await self._services.clock.sleep(pause)

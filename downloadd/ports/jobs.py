@@ -228,12 +228,14 @@ class JobStore(Protocol):
         queue_limit: int,
         body_window: float,
         work: float | None = None,
+        traceparent: str | None = None,
     ) -> Job:
         """Queue a failed or cancelled job once more, and append an event that says so.
 
         It goes on from its checkpoint, where that is still kept. It stands for
         its body again, for ``body_window`` seconds, if no other does. ``work``
-        is the seconds of work that are left.
+        is the seconds of work that are left. ``traceparent`` is the span that
+        the next run is linked to.
         ``JobNotFound``, ``JobConflict``, ``QueueFull``.
         """
         ...

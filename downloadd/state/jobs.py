@@ -178,6 +178,7 @@ class RedisJobStore(Work, JobStore):
         queue_limit: int,
         body_window: float,
         work: float | None = None,
+        traceparent: str | None = None,
     ) -> Job:
         keys = self._keys
         names = [
@@ -202,6 +203,7 @@ class RedisJobStore(Work, JobStore):
             keys.dedupe("%s"),
             whole_seconds(body_window),
             codec.text(work),
+            codec.text(traceparent),
         ]
         reply = await self._durable.run(_RETRY, names, args)
         if reply is None:

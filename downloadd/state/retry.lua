@@ -1,7 +1,8 @@
 -- Queue an ended job once more.
 -- KEYS: job, files, events, checkpoint, headers, queue, sequence, deliveries, webhooks, turns
 -- ARGV: id, now, operation, statuses it may start from, queue limit, control channel,
---       template of a dedupe key, seconds for which it counts, seconds of work left or ''
+--       template of a dedupe key, seconds for which it counts, seconds of work left or '',
+--       span of the request or ''
 -- Returns nil | status that forbids it | 'full' | 'forgotten' | {snapshot}
 local job, files, events, checkpoint, headers, queue, sequence = unpack(KEYS, 1, 7)
 local id, now, operation, sources = unpack(ARGV, 1, 4)
@@ -39,6 +40,7 @@ progress = math.min(99, progress)
 redis.call('HSET', job, 'status', 'queued', 'operation', operation, 'stage', '',
   'progress', progress, 'files_completed', completed, 'files_failed', failed,
   'partial', failed > 0 and '1' or '', 'updated_at', now, 'work_left', ARGV[9])
+if ARGV[10] ~= '' then redis.call('HSET', job, 'run_traceparent', ARGV[10]) end
 if completed == 0 then redis.call('HSET', job, 'bytes_fetched', 0) end
 redis.call('HDEL', job, 'error', 'error_code', 'completed_at', 'token', 'flight',
   'deaths', 'deaths_at', 'put_backs', 'put_backs_at')

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from typing import Any, TextIO, cast
 
 import structlog
@@ -17,6 +18,7 @@ from opentelemetry import trace
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from downloadd.telemetry.scrub import scrub
+from downloadd.telemetry.tracing import ids
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -141,21 +143,43 @@ def _route_standard_library(
     )
     handler = logging.StreamHandler(output)
     handler.setFormatter(formatter)
+    handler.addFilter(_Seldom("opentelemetry"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Its warnings repeat the protocols that clients offer, which may be tokens.
-    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    # Their warnings repeat what clients send, which may be tokens, or what the
+    # environment holds for the collector, which is a secret.
+    for name in ("aiohttp.websocket", "opentelemetry.trace.span", "opentelemetry.util.re"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
 
 
 def _trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Name the span that the line was written in, where there is one."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        event.setdefault("traceId", trace.format_trace_id(context.trace_id))
-        event.setdefault("spanId", trace.format_span_id(context.span_id))
+    for name, value in ids(trace.get_current_span()).items():
+        event.setdefault(name, value)
     return event
+
+
+class _Seldom(logging.Filter):
+    """Lets one line a minute pass of a library that complains for each try, as a warning."""
+
+    _PAUSE = 60.0
+
+    def __init__(self, library: str) -> None:
+        super().__init__()
+        self._library = logging.Filter(library)
+        self._last = -self._PAUSE
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not self._library.filter(record):
+            return True
+        now = time.monotonic()
+        if now - self._last < self._PAUSE:
+            return False
+        self._last = now
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
 
 
 def _logger_name(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

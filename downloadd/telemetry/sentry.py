@@ -6,6 +6,7 @@ a message or an exception's text may carry is scrubbed as log lines are.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -53,6 +54,9 @@ class Reporter:
                 auto_session_tracking=False,
                 include_local_variables=False,
                 max_request_body_size="never",
+                # Not by what the environment says for other programs.
+                debug=False,
+                spotlight=False,
                 before_send=lambda event, _: _scrubbed(event),
             )
         )
@@ -60,6 +64,10 @@ class Reporter:
     def close(self) -> None:
         """Send what is left, for a moment. Blocks."""
         self._client.close(timeout=_LAST_EVENTS)
+
+    def flush(self, seconds: float) -> None:
+        """Send what there is. Blocks so long at most."""
+        self._client.flush(timeout=seconds)
 
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
         """Report a line that is an error; the line goes on as it is."""
@@ -82,11 +90,7 @@ class Reporter:
             "logger": line.get("logger", "downloadd"),
             "logentry": {"message": str(line.get("event"))},
             "tags": {name: str(line[name]) for name in _TAGS if line.get(name) is not None},
-            "extra": {
-                name: value
-                for name, value in line.items()
-                if name not in _TAGS and not name.startswith("_") and name not in _OWN
-            },
+            "extra": {"fields": _written(line)},
         }
         if "traceId" in line and "spanId" in line:
             ids = {"trace_id": line["traceId"], "span_id": line["spanId"]}
@@ -96,6 +100,13 @@ class Reporter:
 
 #: Fields of a line that have a place of their own, or none.
 _OWN = frozenset({"event", "level", "timestamp", "exc_info", "spanId", "userId"})
+
+
+def _written(line: Mapping[str, Any]) -> str:
+    """A line's own fields as the log has them: names and values together can be scrubbed."""
+    apart = _OWN.union(_TAGS)
+    fields = {name: it for name, it in line.items() if name not in apart and name[:1] != "_"}
+    return scrub(json.dumps(fields, default=str, skipkeys=True, ensure_ascii=False))
 
 
 def _exc_info(given: object) -> _ExcInfo | None:

@@ -9,6 +9,7 @@ context.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
@@ -34,19 +35,17 @@ from downloadd.model import Job
 from downloadd.telemetry.scrub import scrub
 
 if TYPE_CHECKING:
+    import requests
     from opentelemetry.sdk.trace import TracerProvider
 
 Attributes = Mapping[str, str | int | float | bool]
 
 _PROPAGATOR = TraceContextTextMapPropagator()
-#: The headers that it reads.
-_CARRIED = ("traceparent", "tracestate")
-#: The propagator logs a warning for longer ones, which any caller could cause at will.
+#: Longer ones are passed over, whatever they say: W3C's own limit for what has to be passed on.
 _MAX_LENGTH = 512
 #: Spans that wait to be sent: those of two jobs of 1,000 files. The oldest go first.
 _QUEUE = 8192
-#: Seconds that the last spans may take to be sent when the process ends. A stop
-#: is over after 24.5 seconds, of which jobs may take 20.
+#: Seconds that the last spans may take to be sent when the process ends.
 _LAST_SPANS = 1.0
 #: Seconds for one request to the collector, retries included.
 _EXPORT = 10.0
@@ -67,7 +66,8 @@ class Tracing:
 
         ``ratio`` of the traces that begin here are kept; those of callers as
         they have decided. ``close`` sends what is left. Raises ``ConfigError``
-        where the exporter is not installed.
+        where the exporter is not installed, or the environment's variables of
+        OpenTelemetry's are not what it takes.
         """
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -80,15 +80,26 @@ class Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-        resource = Resource.create({"service.name": service, "service.version": version})
-        provider = TracerProvider(
-            resource=resource,
-            sampler=ParentBased(TraceIdRatioBased(ratio)),
-            shutdown_on_exit=False,  # ``close`` does, in bounded time
-        )
-        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT)
-        provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_QUEUE))
-        return cls(provider)
+        try:
+            exporter = OTLPSpanExporter(
+                f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT, session=_session()
+            )
+            provider = TracerProvider(
+                resource=Resource.create({"service.name": service, "service.version": version}),
+                sampler=ParentBased(TraceIdRatioBased(ratio)),
+                shutdown_on_exit=False,  # ``close`` does, in bounded time
+            )
+            processor = BatchSpanProcessor(exporter, max_queue_size=_QUEUE)
+        except Exception as exc:
+            # What platforms set for all of their programs.
+            reason = scrub(" ".join(str(exc).split()))
+            raise ConfigError(
+                f"A variable OTEL_… is not what OpenTelemetry takes: {reason}"
+            ) from exc
+        provider.add_span_processor(processor)
+        # OTEL_SDK_DISABLED: the ids are ours then.
+        off = isinstance(provider.get_tracer("downloadd"), trace.NoOpTracer)
+        return cls(None if off else provider)
 
     def close(self) -> None:
         """Send what is left, for a moment. Blocks."""
@@ -112,16 +123,11 @@ class Tracing:
             return self._tracer.start_span(
                 name, parent, kind=SpanKind.SERVER, attributes=attributes
             )
-        known = trace.get_current_span(parent).get_span_context()
-        return NonRecordingSpan(
-            SpanContext(
-                trace_id=known.trace_id if known.is_valid else secrets.randbits(128) | 1,
-                span_id=secrets.randbits(64) | 1,
-                is_remote=False,
-                trace_flags=known.trace_flags,
-                trace_state=known.trace_state,
-            )
-        )
+        theirs = trace.get_current_span(parent)
+        if theirs.get_span_context().is_valid:
+            return theirs  # that of ours would be nowhere to be found
+        ids = secrets.randbits(128) | 1, secrets.randbits(64) | 1
+        return NonRecordingSpan(SpanContext(*ids, is_remote=False))
 
     # --- jobs ---
 
@@ -194,6 +200,9 @@ def within(span: Span) -> Iterator[None]:
     ):
         try:
             yield
+        except asyncio.CancelledError:
+            span.set_attribute("cancelled", True)
+            raise
         except Exception as exc:
             fail_by(span, exc)
             raise
@@ -222,6 +231,17 @@ def traceparent(span: Span) -> str | None:
     return f"00-{ids}-{context.trace_flags:02x}"
 
 
+def ids(span: Span) -> dict[str, str]:
+    """What log lines call a span by; nothing of one that is nowhere to be found."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return {}
+    return {
+        "traceId": trace.format_trace_id(context.trace_id),
+        "spanId": trace.format_span_id(context.span_id),
+    }
+
+
 def trace_id(span: Span) -> str:
     """The id of a span's trace, 32 hex digits."""
     return trace.format_trace_id(span.get_span_context().trace_id)
@@ -229,12 +249,27 @@ def trace_id(span: Span) -> str:
 
 def _extract(headers: Mapping[str, str]) -> Context:
     """What the headers say of their sender's span; nothing where they are not proper."""
-    carried = {name: headers[name] for name in _CARRIED if name in headers}
-    if not carried:
-        return Context()
-    if any(len(value) > _MAX_LENGTH for value in carried.values()):
-        carried = {}
-    return _PROPAGATOR.extract(carried, Context())
+    carried = {
+        name: headers[name]
+        for name in ("traceparent", "tracestate")
+        if name in headers and len(headers[name]) <= _MAX_LENGTH
+    }
+    return _PROPAGATOR.extract(carried, Context()) if "traceparent" in carried else Context()
+
+
+def _session() -> requests.Session:
+    """What spans are sent by: to the collector itself, and nowhere that it points to."""
+    import requests
+
+    def refuse_redirects(response: requests.Response, *_: object, **__: object) -> None:
+        # The exporter takes all below 400 for success.
+        if response.is_redirect:
+            raise requests.ConnectionError(f"The collector redirects, with {response.status_code}.")
+
+    session = requests.Session()
+    session.trust_env = False
+    session.hooks["response"].append(refuse_redirects)
+    return session
 
 
 def _of(header: str | None) -> SpanContext | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from pathlib import Path
 
 from aiohttp import web
 
@@ -14,7 +13,7 @@ from downloadd.jobs.service import JobService
 from downloadd.objects.local import LocalStore
 from downloadd.ports import Limiter
 from downloadd.telemetry.metrics import Metrics
-from downloadd.web.health import Health
+from downloadd.web.health import Disk, Health
 from downloadd.web.lifecycle import Lifecycle
 from downloadd.web.openapi.contract import Contract
 from downloadd.web.schemas import InitiateReader
@@ -44,6 +43,6 @@ BUCKET: web.AppKey[str] = web.AppKey("bucket", str)
 #: Only there where archives lie in a folder of this machine.
 LOCAL_STORE: web.AppKey[LocalStore] = web.AppKey("local_store", LocalStore)
 #: Where everything lies that this machine keeps.
-DATA_DIR: web.AppKey[Path] = web.AppKey("data_dir", Path)
+DISK: web.AppKey[Disk] = web.AppKey("disk", Disk)
 #: How many jobs wait, in all processes.
 QUEUE_DEPTH: web.AppKey[Callable[[], Awaitable[int]]] = web.AppKey("queue_depth")

@@ -19,6 +19,7 @@ from tests.origin import Origin
 from tests.receiver import SECRET, Receiver
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+OTHER = "5bf92f3577b34da6a3ce929d0e0e4737"
 SERVER, CLIENT, CONSUMER = 2, 3, 5
 WORK = "download.process"
 
@@ -184,12 +185,20 @@ async def test_what_is_not_kept(folder: Path, collector: Collector, origin: Orig
         missing = want(origin, 8, 5_000, status=404)
         kept = await make(server, {"source_urls": [missing.url]})
         assert (await server.ended(kept["jobId"]))["status"] == "failed"
+        other = {"traceparent": f"00-{OTHER}-{CALLER}-01"}
+        path = f"/v1/download/{kept['jobId']}/retry"
+        async with server.client.post(path, headers=other) as answer:
+            assert (await answer.json())["traceId"] == TRACE
+        assert (await server.ended(kept["jobId"]))["status"] == "failed"
         assert await server.stop() == 0
-    assert {span.trace for span in collector.spans} == {TRACE}
+    retry = one([span for span in collector.spans if span.trace == OTHER])
+    first, second = sorted(collector.named(WORK), key=lambda it: it.attributes["job.attempt"])
+    assert (second.trace, second.parent) == (TRACE, first.parent)
+    assert second.links == {(TRACE, first.parent), (OTHER, retry.id)}
     failed = {span.name: span for span in collector.spans if span.failed}
     assert failed.keys() == {WORK, "source.fetch"}
     assert failed["source.fetch"].attributes["error.type"] == "source_refused"
-    assert len(collector.named(WORK)) == 1
+    assert failed["source.fetch"].attributes["file.attempts"] == 1
 
 
 async def test_a_collector_that_hangs(folder: Path, collector: Collector, origin: Origin) -> None:

@@ -11,10 +11,12 @@ from aiohttp.typedefs import Handler
 
 from downloadd.errors import Forbidden
 from downloadd.model import Archive, Job, JobStatus, Link
+from downloadd.telemetry.tracing import traceparent
 from downloadd.web import keys
 from downloadd.web.answers import json_answer, tagged_answer
 from downloadd.web.middleware.sending import keep
 from downloadd.web.requests import (
+    SPAN,
     caller_name,
     caller_of,
     case_of,
@@ -123,7 +125,8 @@ def retry(
         job_id, caller = job_id_of(request), caller_of(request)
         # It fetches as much as a new job does.
         async with request.app[keys.QUOTAS].admit(caller, caller_name(request)):
-            job = await request.app[keys.SERVICE].retry(job_id, caller)
+            span = traceparent(request[SPAN])
+            job = await request.app[keys.SERVICE].retry(job_id, caller, span)
         headers = {"Location": path(job.id)}
         return json_answer(in_case(with_token(request, view(job)), job, case), headers)
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Awaitable
-from typing import TypeVar
 
 from aiohttp import web
 
@@ -18,8 +15,6 @@ from downloadd.web.errors import RETRY_AFTER_SECONDS
 _PATIENCE_SECONDS = 0.5
 
 _LATER = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-
-T = TypeVar("T")
 
 
 async def health(request: web.Request) -> web.Response:
@@ -55,24 +50,22 @@ async def metrics(request: web.Request) -> web.Response:
     """``GET /metrics``: Prometheus text. What cannot be told now is not a number in it."""
     app = request.app
     depth, up, disk = await asyncio.gather(
-        _soon(app[keys.QUEUE_DEPTH]()),
+        _queue_depth(app),
         app[keys.HEALTH].known(),
-        _soon(asyncio.to_thread(shutil.disk_usage, app[keys.DATA_DIR])),
+        app[keys.DISK].room(_PATIENCE_SECONDS),
     )
-    app[keys.METRICS].look(
-        queue_depth=depth, up=up, disk=None if disk is None else (disk.total, disk.free)
-    )
+    app[keys.METRICS].look(queue_depth=depth, up=up, disk=disk)
     # Some ten milliseconds, for which nobody else is to wait.
     body, content_type = await asyncio.to_thread(app[keys.METRICS].render)
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-async def _soon(looking: Awaitable[T]) -> T | None:
-    """Wait for what is looked up, but not until Prometheus gives up waiting for all the rest."""
+async def _queue_depth(app: web.Application) -> int | None:
+    """Ask Redis, but not until Prometheus gives up waiting for all the rest."""
     try:
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            return await looking
-    except (StateError, OSError, TimeoutError):
+            return await app[keys.QUEUE_DEPTH]()
+    except (StateError, TimeoutError):
         return None
 
 

@@ -142,7 +142,7 @@ class Rig:
             )
             state.feed.on_control(wake=pool.wake, cancel=pool.cancel)
             await stack.enter_async_context(pool)
-            yield Worker(pool, state, spool, folder)
+            yield Worker(pool, state, spool, folder, metrics)
         shutil.rmtree(folder, ignore_errors=True)
 
     @asynccontextmanager
@@ -165,6 +165,7 @@ class Worker:
     state: State
     spool: Spool
     folder: Path
+    metrics: Metrics
 
     async def make(self, urls: list[str], *, user: str = "anonymous", **options: Any) -> str:
         """Queue a job; it is wanted at once."""

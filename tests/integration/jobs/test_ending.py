@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from downloadd.errors import StorageUnavailable
+from downloadd.errors import StateUnavailable, StorageUnavailable
 from downloadd.model import JobStatus
 from tests.integration.jobs.conftest import Rig, Worker
 
@@ -51,6 +52,28 @@ async def test_a_cancelled_job_leaves_nothing(rig: Rig, call: str, size: int) ->
         await worker.state.jobs.cancel(job_id, 1.0)
         await assert_nothing_left(rig, worker)
         assert (await worker.ended(job_id)).status is JobStatus.CANCELLED
+
+
+async def test_an_end_whose_answer_is_lost(
+    local: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is written is counted and told once, though nobody heard that it was."""
+    async with local.pool() as worker:
+        finish, lost = worker.state.jobs.finish, []
+
+        async def deaf(*args: Any, **known: Any) -> None:
+            await finish(*args, **known)
+            if not lost:
+                lost.append(1)
+                raise StateUnavailable("The answer is lost.")
+
+        monkeypatch.setattr(worker.state.jobs, "finish", deaf)
+        job_id = await worker.make([local.origin.url(size=SMALL)])
+        assert (await worker.ended(job_id)).status is JobStatus.COMPLETED
+        await worker.idle()
+        ended = worker.metrics.downloads.labels("completed")._value.get()
+    assert (lost, ended) == ([1], 1)
+    assert capsys.readouterr().out.count("job.completed") == 1
 
 
 @pytest.mark.parametrize(("call", "size"), MOMENTS)

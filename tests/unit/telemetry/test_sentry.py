@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import structlog
@@ -19,15 +19,7 @@ from tests.collector import SentryProject
 HIDDEN, USER = "hunter2", "lovelace"
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-    logging.captureWarnings(False)
-    root.handlers, root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("_as_it_was")
 
 
 @pytest.fixture
@@ -49,7 +41,11 @@ async def test_errors_are_reported(sentry: SentryProject) -> None:
         raise ValueError(f"https://h/f?X-Amz-Signature={HIDDEN}&a=1")
     except ValueError:
         log.exception(
-            "job.crashed", url=f"https://{USER}:{HIDDEN}@h/", again={"x": [f"sig={HIDDEN}"]}
+            "job.crashed",
+            headers={"x-api-key": HIDDEN, "cookie": HIDDEN},
+            nested=[{"password": HIDDEN}],
+            url=f"https://{USER}:{HIDDEN}@h/",
+            again={"x": [f"sig={HIDDEN}"]},
         )
     logging.getLogger("asyncio").error("Task failed: Authorization: Bearer %s", HIDDEN)
     logging.getLogger("urllib3.connectionpool").error("not this")
