@@ -106,7 +106,7 @@ def _written(line: Mapping[str, Any]) -> str:
     """A line's own fields as the log has them: names and values together can be scrubbed."""
     apart = _OWN.union(_TAGS)
     fields = {name: it for name, it in line.items() if name not in apart and name[:1] != "_"}
-    return scrub(json.dumps(fields, default=str, skipkeys=True, ensure_ascii=False))
+    return json.dumps(fields, default=str, skipkeys=True, ensure_ascii=False)
 
 
 def _exc_info(given: object) -> _ExcInfo | None:
