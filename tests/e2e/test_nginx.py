@@ -44,6 +44,7 @@ from tests.e2e.proxied import (
 )
 from tests.e2e.service import eventually, s3_storage
 from tests.faults.fleet import Fleet
+from tests.folders import file_sizes
 from tests.gateway import Gateway
 from tests.nginx import CONFIG, Nginx, nginx_server
 from tests.origin import Origin
@@ -217,6 +218,9 @@ async def test_without_the_app(away: Nginx) -> None:
             "/%6detrics",
             "/_error",
             "/_away/json",
+            "/downloads",
+            "/x/../downloads/a.zip",
+            "//downloads/a.zip",
         ):
             status, body = await raw(away, f"GET {path} HTTP/1.0\r\n\r\n")
             assert (status, json.loads(body)["code"]) == (404, "not_found"), path
@@ -234,7 +238,7 @@ async def test_without_the_app(away: Nginx) -> None:
         assert (answered, json.loads(body)["code"]) == (status, code), request[:40]
     # HTTP/0.9 knows no status.
     assert json.loads((await raw(away, "GET /?SECRET\n"))[1])["code"] == "bad_gateway"
-    await eventually(lambda: len(away.log()) == 17)
+    await eventually(lambda: len(away.log()) == 20)
     assert "SECRET" not in away.output.read_text() + away.errors.read_text()
 
 
@@ -363,6 +367,28 @@ async def test_bodies(site: Front) -> None:
         assert line["upstream"] == ""
 
 
+async def test_bodies_that_never_end(site: Front) -> None:
+    """Who sends one is told at once what the app thinks of it, and fills no disk of nginx's."""
+    head = (
+        "POST /v1/download/initiate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {MAX_BODY_BYTES}\r\n\r\n"
+    )
+    begun = [
+        await asyncio.open_connection("127.0.0.1", site.nginx.port, local_addr=("127.0.0.4", 0))
+        for _ in range(20)
+    ]
+    try:
+        for _, writer in begun:
+            writer.write(head.encode() + b" " * (MAX_BODY_BYTES // 2))
+        async with asyncio.timeout(PATIENCE):
+            told = await asyncio.gather(*(reader.readline() for reader, _ in begun))
+        assert set(told) == {b"HTTP/1.1 401 Unauthorized\r\n"}
+        assert file_sizes(site.nginx.folder / "client_body") == {}
+    finally:
+        for _, writer in begun:
+            writer.close()
+
+
 async def test_large_answers_are_whole(site: Front) -> None:
     """What is larger than nginx's buffers arrives as the app sends it."""
     async with site.client() as client:
@@ -462,6 +488,8 @@ async def test_finished_states_are_kept_for_their_callers(site: Front) -> None:
             assert second["x-request-id"] == mine["X_Request_ID"]
             (line,) = await eventually(lambda it=second: site.nginx.log(it["x-request-id"]))
             assert (line["cache"], line["upstream"], line["traceId"]) == ("HIT", "", TRACE)
+            async with joe.get(path, headers={"If-Match": '"another"'}) as response:
+                await assert_error(response, 412, "precondition_failed")
             # Another's answer tells nothing of this caller's allowance.
             assert "x-ratelimit-remaining" in first
             assert [name for name in second if "ratelimit" in name or name == "x-trace-id"] == []
