@@ -288,7 +288,7 @@ CASES: Mapping[str, Sequence[Case]] = {
                 ended("cancelled"): "0+9x120",
             },
             "30m",
-            [Firing(["20%"])],
+            [Firing(["20%"], WARNING)],
         ),
         Case(
             "of one process in two",
@@ -299,7 +299,13 @@ CASES: Mapping[str, Sequence[Case]] = {
                 ended("completed", replica="b"): "0+4x120",
             },
             "30m",
-            [Firing(["50%"])],
+            [Firing(["50%"]), Firing(["50%"], WARNING)],
+        ),
+        Case(
+            "one caller's dead links, at night",
+            {ended("failed"): "0+0x60 2+0x4 4+0x4 6+0x60", ended("completed"): "0+0x140"},
+            "24m",
+            [Firing(["100%"], WARNING)],
         ),
         Case(
             "four failures are few",
