@@ -33,7 +33,7 @@ serve: $(VENV)/.installed
 
 # Hundreds of servers are started: none is to compile its modules anew, whatever the shell says.
 test: $(VENV)/.installed-dev tools
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
