@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from downloadd.errors import ConfigError
 
 DEFAULT_CONFIG = Path("config.toml")
 
@@ -30,11 +33,23 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def config_path(arguments: argparse.Namespace) -> Path | None:
-    """The configuration file: the one named, else ``./config.toml`` if it exists."""
+    """The configuration file: the one named, else ``./config.toml`` if it exists.
+
+    ``ConfigError`` where that cannot be told, such as in somebody else's folder.
+    """
     given: Path | None = arguments.config
-    if given is None and DEFAULT_CONFIG.is_file():
-        return DEFAULT_CONFIG
-    return given
+    if given is not None:
+        return given
+    try:
+        mode = DEFAULT_CONFIG.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise ConfigError(
+            f"./{DEFAULT_CONFIG} cannot be looked at ({exc.strerror}): "
+            "name a file with --config, or go to another folder",
+        ) from exc
+    return DEFAULT_CONFIG if stat.S_ISREG(mode) else None
 
 
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -65,3 +65,18 @@ def test_another_file(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     other.write_text("no keys")
     assert main(["keys", "list", "--file", str(other)]) == 2
     assert "other.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", [["keys", "add", "--user", "ann"], ["check-config"]])
+def test_a_folder_that_may_not_be_looked_into(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], action: list[str]
+) -> None:
+    """Whether there are settings cannot be told: one line, and no key by others' settings."""
+    # As EACCES, but for root as well: a name that the system does not take.
+    (tmp_path / "config.toml").symlink_to("x" * 300)
+    assert main(action) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert "config.toml cannot be looked at" in shown.err
+    assert "--config" in shown.err
+    assert not path.exists()
