@@ -36,6 +36,11 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     "redis": ("state.redis_url", {"REDIS_URL": "redis://:change%2Dme@valkey:6379/0"}),
     "redis user": ("state.redis_url", {"REDIS_URL": "redis://app:Password@valkey:6379/0"}),
+    "redis query": (
+        "state.redis_url",
+        {"REDIS_URL": f"redis://:{secrets.token_hex(9)}@valkey:6379/0?password=change-me"},
+    ),
+    "redis socket": ("state.redis_url", {"REDIS_URL": "unix:///run/valkey?password=redis123"}),
     "secret key": ("state.secret_key", {"DOWNLOADD_STATE_SECRET_KEY": SAMPLE_KEY}),
     "zeros": (
         "state.secret_key",
@@ -107,6 +112,28 @@ def test_secrets_of_ones_own_are_taken(where: str) -> None:
             "DOWNLOADD_WEBHOOKS_SECRET": f"whsec_{GOOD_KEY}",
         }
     )
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("change-me", "change.me", "CHANGEME", "please-change", "please_change_it", "change it"),
+        *("todo", "TODO", "placeholder", "my-placeholder-key", "example", "qwerty", "qwerty123"),
+        *("redis123", "supersecret", "1234567890", "123456", "12345678901234567890", "admin2024"),
+        *("<password>", "<your key here>", "aaaaaaaa", "minio123", "password123"),
+    ],
+)
+def test_a_word_that_everybody_knows(word: str) -> None:
+    assert is_sample(word)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["x<9fK!q>2Zr", "<a1>7Tq", "4<2pK9vR", "tr0ub4dor-and-three", "71234567890x", "example-4f0c"],
+)
+def test_a_word_of_ones_own(secret: str) -> None:
+    """Also one that holds signs or words that samples have."""
+    assert not is_sample(secret)
 
 
 def test_no_secret_at_all_is_no_sample() -> None:
