@@ -157,7 +157,7 @@ def test_a_service(name: str) -> None:
     options = service["logging"]["options"]
     assert service["logging"]["driver"] == "json-file"
     assert options.keys() == {"max-size", "max-file", "tag"}
-    assert options["tag"] == "{{.Name}}"
+    assert options["tag"] == "downloadd/{{.Name}}"
     if name != "app":
         assert re.search(r":(v?[0-9]+\.[0-9]+\.[0-9]+|RELEASE\.[0-9T-]+Z)", service["image"])
     # One that ends by itself is asked for its end.
@@ -234,7 +234,9 @@ def test_addresses_for_a_tunnel_are_nobody_elses() -> None:
 def test_volumes() -> None:
     """What is declared is used, what is mounted from here is there."""
     mounted = [
-        str(volume).split(":")[0] for one in SERVICES.values() for volume in one.get("volumes", ())
+        volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
+        for one in SERVICES.values()
+        for volume in one.get("volumes", ())
     ]
     assert {name for name in mounted if not name.startswith((".", "/"))} == FILE["volumes"].keys()
     for name in mounted:

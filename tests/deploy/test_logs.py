@@ -34,7 +34,7 @@ def _as_it_was() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-def through(line: str, tag: str = "downloadd-app-1") -> alloy.Entry | None:
+def through(line: str, tag: str = "downloadd/downloadd-app-1") -> alloy.Entry | None:
     """What becomes of a line that a container writes to its standard error."""
     envelope = {"log": line + "\n", "stream": "stderr", "attrs": {"tag": tag}, "time": TIME}
     labels = {"job": "docker", "filename": "/var/lib/docker/containers/0f/0f-json.log"}
@@ -98,7 +98,7 @@ def test_what_is_not_of_a_request_or_a_job_has_no_ids() -> None:
 )
 def test_a_line_of_any_other_form_arrives_too(line: str) -> None:
     """Without level or ids, but whole: nothing is dropped for what it looks like."""
-    entry = through(line, "downloadd-valkey-1")
+    entry = through(line, "downloadd/downloadd-valkey-1")
     assert entry is not None
     assert entry.line == line + "\n"
     assert entry.labels == {
@@ -132,12 +132,21 @@ def test_a_program_cannot_make_labels_without_end() -> None:
     ],
 )
 def test_services_have_their_names_whatever_the_project_is_called(tag: str, service: str) -> None:
-    entry = through("text", tag)
+    entry = through("text", f"downloadd/{tag}")
     assert entry is not None
     assert entry.labels["service"] == service
+    assert entry.labels["container"] == tag
 
 
-@pytest.mark.parametrize("tag", ["postgres", "shop-database-1", "app", "downloadd-app", "app-1-x"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *("postgres", "shop-database-1", "app", "downloadd-app", "app-1-x"),
+        # Of other projects that call their services as we do, or are called as we are.
+        *("shop-app-1", "wordpress-nginx-1", "downloadd-app-1", "shop/downloadd-app-1"),
+        *("my-downloadd/shop-app-1", "downloadd/app", "downloadd/shop-database-1"),
+    ],
+)
 def test_other_containers_are_left_alone(tag: str) -> None:
     """Their logs may hold what nobody here should see."""
     assert through("secret", tag) is None
