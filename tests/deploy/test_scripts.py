@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from downloadd import config
-from downloadd.config.samples import is_sample
+from downloadd.config.samples import KNOWN, is_sample
 from downloadd.state.embedded import find_server
 from tests.deploy import compose
 from tests.deploy.test_compose import SET, app_environment
@@ -52,12 +52,21 @@ RIGHTS = {
 }
 
 
+#: What the server calls samples, but for those that are of other programs.
+MINIO_WORDS = (
+    *(word for word in KNOWN if not re.search("256-bit|wjalr", word)),
+    *("minio123", "admin2024", "password123", "Password1", "placeholder", "1234567890"),
+)
+
+
 class Server:
     """A checkout on a server, with stand-ins on its path."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkout"
         shutil.copytree(compose.ROOT / "deploy", self.folder / "deploy")
+        for name in (".env.example", "config.toml", "nginx.conf"):
+            shutil.copy(compose.ROOT / name, self.folder / name)
         self._bin = folder / "bin"
         self._bin.mkdir()
         self.calls_file = folder / "calls"
@@ -84,6 +93,18 @@ class Server:
 
     def up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run(str(self.folder / "deploy/up"), *arguments)
+
+    def say(self, *lines: str) -> None:
+        """Add lines to .env."""
+        with (self.folder / ".env").open("a", newline="") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    def calls_of_up(self) -> list[str]:
+        """What one more deploy/up calls, which has to do without complaint."""
+        self.calls_file.write_text("", "utf-8")
+        done = self.up()
+        assert done.returncode == 0, done.stderr
+        return self.calls
 
     @property
     def calls(self) -> list[str]:
@@ -132,12 +153,45 @@ def test_init_leaves_what_is_there(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["", "a b", "files.example.com/path", "ftp://a.example", "x$(id)", "a\nb=c"]
+    "said",
+    [
+        *("", "a b", "files.example.com/path", "ftp://a.example", "x$(id)", "a\nb=c"),
+        *(".", "-", "-x", "--domain", "a..b", "a.", ".a", "a-.b", "-a.b", "http://", "https:///"),
+        *("files.example.com:99999", "a:0", "a:", "a:80:80", "a:080", "files.example.com//"),
+        *(f"{'a' * 64}.example", ".".join(["a" * 60] * 5)),
+    ],
 )
 def test_init_refuses_what_is_no_domain(server: Server, said: str) -> None:
     done = server.init(said)
     assert done.returncode == 2
     assert "deploy/init files.example.com" in done.stderr
+    assert not (server.folder / ".env").exists()
+
+
+def test_init_takes_one_domain_and_a_slash_behind_it(server: Server) -> None:
+    assert server.init("a.example", "b.example").returncode == 2
+    assert not (server.folder / ".env").exists()
+    assert server.init("files.example.com/").returncode == 0
+    assert compose.env_file(server.folder / ".env")["PUBLIC_URL"] == "https://files.example.com"
+
+
+@pytest.mark.parametrize(
+    "said", ["http://localhost:8080", "localhost:65535", "203.0.113.7", "a-b.c"]
+)
+def test_init_takes_names_ports_and_addresses(server: Server, said: str) -> None:
+    assert server.init(said).returncode == 0
+
+
+@pytest.mark.parametrize("script", ["init", "up"])
+def test_a_script_tells_its_usage(server: Server, script: str) -> None:
+    """And does nothing."""
+    server.stand_in("docker", "")
+    for said in ("-h", "--help"):
+        done = server.run(str(server.folder / "deploy" / script), said)
+        assert done.returncode == 0
+        assert f"deploy/{script} files.example.com" in done.stdout
+        assert "set -eu" not in done.stdout
+    assert server.calls == []
     assert not (server.folder / ".env").exists()
 
 
@@ -184,6 +238,179 @@ def test_up_stops_where_something_is_wrong(server: Server) -> None:
     assert "another domain" in done.stderr
     assert server.up().returncode == 2
     assert not [call for call in server.calls if call.startswith("compose up")]
+
+
+def test_up_makes_no_key_where_it_cannot_see_which_there_are(server: Server) -> None:
+    """It would be one more key of an admin, at every try."""
+    server.stand_in("docker", 'case "$*" in *"keys list") echo HEAD; exit 1 ;; esac')
+    server.init("files.example.com")
+    done = server.up()
+    assert done.returncode == 2
+    assert "the API keys cannot be listed" in done.stderr
+    assert not [call for call in server.calls if "keys add" in call or "up -d" in call]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['AUTH_MODE="jwt"', "AUTH_MODE='jwt'", "AUTH_MODE=jwt\r", "export AUTH_MODE = jwt  # ours"],
+)
+def test_up_reads_env_as_compose_does(server: Server, line: str) -> None:
+    server.stand_in("docker", "")
+    server.init("other.example.com")
+    server.say('PUBLIC_URL="https://files.example.com"\r', "AUTH_MODE=api-keys", line)
+    assert server.up("files.example.com").returncode == 0
+    assert server.up("https://files.example.com/").returncode == 0
+    assert not [call for call in server.calls if "keys" in call]
+
+
+@pytest.mark.parametrize("said", ["filesXexample.com", ".*", "http://files.example.com", "files"])
+def test_up_takes_no_other_domain_for_this_one(server: Server, said: str) -> None:
+    """Least of all one that is a pattern of it."""
+    server.stand_in("docker", "")
+    server.init("files.example.com")
+    done = server.up(said)
+    assert done.returncode == 2
+    assert "another domain" in done.stderr
+    assert server.calls == []
+
+
+def test_up_starts_with_no_value_of_the_example(server: Server) -> None:
+    """Some are refused by nobody else, such as Grafana's password."""
+    server.stand_in("docker", "")
+    example = compose.env_file(compose.ROOT / ".env.example")
+    assert "GRAFANA_ADMIN_PASSWORD" in example
+    for name in example.keys() - {"PUBLIC_URL"}:
+        server.init("files.example.com")
+        server.say(f'{name}="{example[name]}"')
+        done = server.up()
+        assert done.returncode == 2
+        assert f"{name} in .env is that of .env.example" in done.stderr
+        (server.folder / ".env").unlink()
+    assert server.calls == []
+
+
+#: A Docker with one container of each service, and one key.
+ONE_OF_EACH = """case "$*" in
+    *"keys list") echo HEAD; echo KEY ;;
+    *" ps -q "*) echo "id-of-$5" ;;
+esac"""
+
+
+def mounts() -> Iterator[tuple[str, str]]:
+    """Each service and a path here that it mounts, by compose.yaml."""
+    for name, service in compose.load(SET)["services"].items():
+        for volume in service.get("volumes", ()):
+            path = volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
+            if path.startswith(".") and path != "./deploy/tls" and name != "minio-setup":
+                yield name, path
+
+
+def test_up_starts_again_who_reads_a_file_that_has_changed(server: Server) -> None:
+    """Compose does not see it: not an edit, and not a file that git put in its place."""
+    server.stand_in("docker", ONE_OF_EACH)
+    server.init("files.example.com")
+    assert not [call for call in server.calls_of_up() if "restart" in call]
+    assert not [call for call in server.calls_of_up() if "restart" in call]
+    found = list(mounts())
+    assert {name for name, _ in found} >= {"app", "nginx", "prometheus", "grafana", "alloy"}
+    for name, path in found:
+        file = server.folder / path
+        if file.is_dir():
+            file = next(one for one in sorted(file.rglob("*")) if one.is_file())
+        new = file.with_name("new")
+        new.write_bytes(file.read_bytes() + b"\n")
+        new.replace(file)
+        calls = server.calls_of_up()
+        restart = f"compose --profile observability restart {name}"
+        assert [call for call in calls if "restart" in call] == [restart], path
+        assert calls.index(restart) > calls.index("compose up -d --remove-orphans")
+        assert not [call for call in server.calls_of_up() if "restart" in call]
+    file.unlink()
+    assert f"compose --profile observability restart {name}" in server.calls_of_up()
+
+
+def test_up_starts_again_only_what_has_run_all_the_time(server: Server) -> None:
+    """Not what does not run, nor what Compose has just put in its place."""
+    state = server.folder / "state"
+    server.stand_in(
+        "docker",
+        f"""case "$*" in
+            *"keys list") echo HEAD; echo KEY ;;
+            *" ps -q "*) cat {state} ;;
+            *" up -d "*) echo new >{state} ;;
+        esac""",
+    )
+    server.init("files.example.com")
+    for before, again in (("", False), ("old\nolder", False), ("old\nnew", True)):
+        state.write_text("", "utf-8")
+        server.calls_of_up()
+        state.write_text(before, "utf-8")
+        with (server.folder / "config.toml").open("a") as file:
+            file.write("# edited\n")
+        assert any("restart app" in call for call in server.calls_of_up()) is again
+
+
+def test_up_goes_on_from_what_failed(server: Server) -> None:
+    """A change that was not brought to its service is one still."""
+    server.stand_in("docker", ONE_OF_EACH)
+    server.init("files.example.com")
+    server.calls_of_up()
+    (server.folder / "nginx.conf").write_text("# another", "utf-8")
+    server.stand_in("docker", '[ "$2" != up ] || exit 1; echo one; echo two')
+    assert server.up().returncode == 1
+    server.stand_in("docker", ONE_OF_EACH)
+    assert "compose --profile observability restart nginx" in server.calls_of_up()
+
+
+def test_files_of_ones_own(server: Server) -> None:
+    """Named in .env, mounted by Compose, looked at by deploy/up, left alone by git."""
+    own = {"CONFIG_FILE": "config.local.toml", "NGINX_CONF": "./nginx.local.conf"}
+    services = compose.load({**SET, **own})["services"]
+    for name, path in (("app", own["CONFIG_FILE"]), ("nginx", own["NGINX_CONF"])):
+        (mount,) = (one for one in services[name]["volumes"] if isinstance(one, dict))
+        # A bind by its type: without ./ it is no name of a volume; nor is a folder made of it.
+        assert (mount["type"], mount["source"]) == ("bind", path)
+        assert mount["bind"] == {"create_host_path": False}
+        assert mount["read_only"] is True
+    ignored = (compose.ROOT / ".gitignore").read_text("utf-8").splitlines()
+    assert {"/*.local.*", "/.deployed"} <= {*ignored}
+
+    server.stand_in("docker", ONE_OF_EACH)
+    server.init("files.example.com")
+    server.say(*(f"{name}={path}" for name, path in own.items()))
+    done = server.up()
+    assert done.returncode == 2
+    assert "config.local.toml is no file" in done.stderr
+    for path in own.values():
+        shutil.copy(server.folder / "config.toml", server.folder / path)
+        (server.folder / path).chmod(0o640)
+    done = server.up()
+    assert done.returncode == 0
+    assert "not everybody may read config.local.toml" in done.stderr
+    assert stat.S_IMODE((server.folder / "config.local.toml").stat().st_mode) == 0o640
+    (server.folder / "config.toml").write_text("", "utf-8")
+    assert not [call for call in server.calls_of_up() if "restart" in call]
+    (server.folder / "config.local.toml").write_text("", "utf-8")
+    assert "compose --profile observability restart app" in server.calls_of_up()
+
+
+def test_up_lets_containers_read_what_they_mount(server: Server) -> None:
+    """After a clone under umask 077; certificates and secrets keep their modes."""
+    for path in server.folder.rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    server.stand_in("docker", ONE_OF_EACH)
+    server.init("files.example.com")
+    key = server.folder / "deploy/tls/tls.key"
+    key.write_text("secret", "utf-8")
+    key.chmod(0o600)
+    server.calls_of_up()
+    paths = {path for _, path in mounts()} | {"deploy/minio/setup"}
+    for path in paths:
+        for one in (server.folder / path, *(server.folder / path).rglob("*")):
+            wanted = 0o055 if one.is_dir() else 0o044
+            assert one.stat().st_mode & wanted == wanted, one
+    for private in (key, key.parent, server.folder / ".env"):
+        assert private.stat().st_mode & 0o077 == 0
 
 
 # --- MinIO's set-up ---------------------------------------------------------------------------
@@ -247,12 +474,28 @@ def operations() -> Iterator[str]:
 def test_the_set_up_refuses_samples(server: Server) -> None:
     """The server itself never sees these two."""
     server.stand_in("mc", "")
-    for name in ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"):
-        for value in ("change-me", "minioadmin"):
+    fill_in = ("change-me", "Change.Me", "CHANGEME-CHANGEME", "please-change", "<password>")
+    for name, values in (
+        ("MINIO_ROOT_USER", ("minioadmin", *fill_in)),
+        # MinIO itself takes none that is shorter.
+        ("MINIO_ROOT_PASSWORD", (*fill_in, *(word for word in MINIO_WORDS if len(word) >= 8))),
+    ):
+        for value in values:
             done = set_up(server, **{name: value})
-            assert done.returncode == 2
-            assert "is a sample" in done.stderr
+            assert done.returncode == 2, value
+            assert f"{name} is a sample" in done.stderr
+            assert is_sample(value)
     assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    "password", ["x<9fK!q>2Zr", "4f0c-example", "admin-4f0c2e71", "12ab34cd56ef", "1" * 7 + "2"]
+)
+def test_the_set_up_takes_what_is_no_sample(server: Server, password: str) -> None:
+    server.stand_in("mc", "")
+    done = set_up(server, MINIO_ROOT_PASSWORD=password, MINIO_ROOT_USER="admin")
+    assert done.returncode == 0, done.stderr
+    assert not is_sample(password)
 
 
 # --- Valkey's command -------------------------------------------------------------------------
