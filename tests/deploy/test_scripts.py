@@ -55,7 +55,7 @@ RIGHTS = {
 #: What the server calls samples, but for those that are of other programs.
 MINIO_WORDS = (
     *(word for word in KNOWN if not re.search("256-bit|wjalr", word)),
-    *("minio123", "admin2024", "password123", "Password1", "placeholder", "1234567890"),
+    *("minio123", "admin2024", "password123", "Password1", "placeholder", "1234567890", "aaaaaaaa"),
 )
 
 
@@ -413,6 +413,21 @@ def test_up_lets_containers_read_what_they_mount(server: Server) -> None:
         assert private.stat().st_mode & 0o077 == 0
 
 
+# --- what CI runs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("there", [".env", "app.env"])
+def test_the_whole_run_of_ci_touches_no_installation(server: Server, there: str) -> None:
+    """It ends by removing volumes and secrets: never those of a service that is in use."""
+    shutil.copytree(compose.ROOT / ".ci", server.folder / ".ci")
+    server.stand_in("docker", "")
+    (server.folder / there).write_text("PUBLIC_URL=https://files.example.com\n", "utf-8")
+    done = server.run(str(server.folder / ".ci/stack"))
+    assert done.returncode == 2
+    assert server.calls == []
+    assert (server.folder / there).exists()
+
+
 # --- MinIO's set-up ---------------------------------------------------------------------------
 
 
@@ -489,7 +504,8 @@ def test_the_set_up_refuses_samples(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "password", ["x<9fK!q>2Zr", "4f0c-example", "admin-4f0c2e71", "12ab34cd56ef", "1" * 7 + "2"]
+    "password",
+    ["x<9fK!q>2Zr", "4f0c-example", "admin-4f0c2e71", "12ab34cd56ef", "12345678ab0f", "!!!!!!!-"],
 )
 def test_the_set_up_takes_what_is_no_sample(server: Server, password: str) -> None:
     server.stand_in("mc", "")
