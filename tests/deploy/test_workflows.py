@@ -62,6 +62,51 @@ def test_a_workflow(path: Path) -> None:
                 assert (ROOT / match[0]).stat().st_mode & 0o111
 
 
+def steps(name: str, job: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = load(ROOT / ".github/workflows" / name)["jobs"][job]["steps"]
+    return found
+
+
+def test_the_whole_service_is_run_and_what_it_is_made_of_audited() -> None:
+    ran = [step.get("run") for step in steps("ci.yml", "image")]
+    assert ran.index(".ci/image downloadd:ci") < ran.index(".ci/stack")
+    (audit,) = (
+        one["run"] for one in steps("ci.yml", "audit") if "pip-audit -" in one.get("run", "")
+    )
+    assert "--requirement requirements.lock --require-hashes" in audit
+
+
+def test_the_weekly_run_and_a_push_do_not_end_each_other() -> None:
+    workflow = load(ROOT / ".github/workflows/ci.yml")
+    assert {"push", "schedule"} <= workflow["on"].keys()
+    assert "github.event_name" in workflow["concurrency"]["group"]
+
+
+def test_a_release_is_started_and_scanned_before_anybody_can_have_it() -> None:
+    """Pushed under a name that is no name of a repository, which may have capitals."""
+    order = []
+    for step in steps("release.yml", "image"):
+        given = step.get("with", {})
+        kinds = {
+            "try": step.get("run") == ".ci/image downloadd:candidate",
+            "scan": given.get("image-ref") == "downloadd:candidate",
+            "push": given.get("push") == "true",
+        }
+        order += [kind for kind, it_is in kinds.items() if it_is]
+        assert "github.repository" not in str(given)
+    assert order == ["try", "scan", "push"]
+    (name,) = (one for one in steps("release.yml", "image") if one.get("id") == "name")
+    done = subprocess.run(
+        ["bash", "-ec", name["run"].replace('>>"$GITHUB_OUTPUT"', "")],
+        env={"IMAGE": "registry.example/Somebody/Downloadd"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "image=registry.example/somebody/downloadd\n"
+    assert "image" in load(ROOT / ".github/workflows/release.yml")["jobs"]["release"]["needs"]
+
+
 def notes(folder: Path, tag: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(folder / ".ci/notes"), tag], capture_output=True, text=True, check=False
