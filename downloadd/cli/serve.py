@@ -35,7 +35,7 @@ DRAIN_SECONDS = 20.0
 #: Seconds that requests under way have to be answered after that.
 REQUEST_SECONDS = 2.0
 #: Seconds after which a stop is over whatever still hangs: service managers kill after 30.
-STOP_SECONDS = 27.5
+STOP_SECONDS = 26.5
 #: Seconds for the report that it was so.
 LAST_WORD_SECONDS = 0.5
 #: Connections that may wait to be accepted: bursts of reconnecting browsers.

@@ -115,7 +115,7 @@ def test_time_outs_fit_each_other() -> None:
     assert silence > 3 * sse.PING_SECONDS
     assert time["nginx to app: `keepalive_timeout` (upstream)"] < time["app: idle connections"]
     assert time["client to nginx: `keepalive_timeout` (server)"] > 60, "an ALB's"
-    assert time["app, stop: running jobs"] + time["app, stop: requests under way"] < 27.5
+    assert time["app, stop: running jobs"] + time["app, stop: requests under way"] < 26.5
     assert time["app, stop: the whole"] < table()["Docker: `stop_grace_period`"]
     assert time["nginx, all of a worker: `worker_shutdown_timeout`"] >= sse.LIMIT_SECONDS
 
