@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Self
 
@@ -56,8 +56,12 @@ _NO_SPAN = nullcontext(trace.INVALID_SPAN)
 class Tracing:
     """Makes the spans of one application. ``Tracing()`` makes none, only ids."""
 
-    def __init__(self, provider: TracerProvider | None = None) -> None:
+    def __init__(
+        self, provider: TracerProvider | None = None, stop: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """``stop`` ends what ``provider`` sends spans by; true: whatever it is at."""
         self._provider = provider
+        self._stop = stop
         self._tracer = trace.NoOpTracer() if provider is None else provider.get_tracer("downloadd")
 
     @classmethod
@@ -80,9 +84,10 @@ class Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+        session = _session()
         try:
             exporter = OTLPSpanExporter(
-                f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT, session=_session()
+                f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT, session=session
             )
             provider = TracerProvider(
                 resource=Resource.create({"service.name": service, "service.version": version}),
@@ -99,7 +104,13 @@ class Tracing:
         provider.add_span_processor(processor)
         # OTEL_SDK_DISABLED: the ids are ours then.
         off = isinstance(provider.get_tracer("downloadd"), trace.NoOpTracer)
-        return cls(None if off else provider)
+
+        def stop(busy: bool) -> None:
+            if busy:
+                exporter.shutdown()  # type: ignore[no-untyped-call]
+            session.close()
+
+        return cls(None if off else provider, stop)
 
     def close(self) -> None:
         """Send what is left, for a moment. Blocks."""
@@ -108,6 +119,7 @@ class Tracing:
             ending = threading.Thread(target=self._provider.shutdown, daemon=True)
             ending.start()
             ending.join(_LAST_SPANS)
+            self._stop(ending.is_alive())
 
     # --- requests ---
 
@@ -264,6 +276,7 @@ def _session() -> requests.Session:
     def refuse_redirects(response: requests.Response, *_: object, **__: object) -> None:
         # The exporter takes all below 400 for success.
         if response.is_redirect:
+            response.close()
             raise requests.ConnectionError(f"The collector redirects, with {response.status_code}.")
 
     session = requests.Session()

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import urllib.request
@@ -133,11 +134,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("image")
     build = dockerfile.Build(folder)
     build.run()
-    for path in (folder, *folder.parents):
-        if path.is_relative_to(tmp_path_factory.getbasetemp().parent):
-            path.chmod(path.stat().st_mode | 0o055)
+    let_in(folder)
     yield build.root
     shutil.rmtree(folder)
+
+
+def let_in(folder: Path) -> None:
+    """Let others than its owner into a folder below that for temporary files."""
+    everybodys = Path(tempfile.gettempdir())
+    for path in (folder, *folder.parents):
+        if path != everybodys and path.is_relative_to(everybodys):
+            path.chmod(path.stat().st_mode | 0o055)
 
 
 def python(root: Path) -> str:
@@ -269,9 +276,7 @@ def test_it_serves_from_a_file_system_that_it_cannot_write(root: Path, tmp_path:
     (check,) = dockerfile.of("run", "HEALTHCHECK")
     command = json.loads(check[check.index("CMD") + 3 :])
     assert command[0] == "python"
-    for path in (tmp_path, *tmp_path.parents):
-        if path.is_relative_to(tmp_path.parents[1]):
-            path.chmod(path.stat().st_mode | 0o055)
+    let_in(tmp_path)
 
     def status(folder: Path) -> int:
         done = subprocess.run(

@@ -119,6 +119,7 @@ async def posted(server: Service, body: bytes) -> float:
     return time.perf_counter() - begun
 
 
+@pytest.mark.alone
 async def test_initiate_answers_at_once(
     service: Callable[..., Service], distant_origin: str
 ) -> None:
