@@ -32,11 +32,11 @@ serve: $(VENV)/.installed
 	@$(BIN)/downloadd serve $(ARGS)
 
 # Hundreds of servers are started: none is to compile its modules anew, whatever the shell says.
-# Many wait more than they work, so three files at once keep two cores busy; what measures the
-# seconds that SPEC promises comes after them. 5 is pytest's word for having found none.
+# What measures the seconds that SPEC promises comes after all others. 5 is pytest's word for
+# having found none.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.installed-dev tools
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not alone" $(ARGS); most=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone" $(ARGS); most=$$?; \
 	[ $$most = 0 ] || [ $$most = 5 ] || exit $$most; \
 	$(BIN)/python -m pytest -m alone $(ARGS); alone=$$?; \
 	[ $$alone != 5 ] || exit $$most; exit $$alone
