@@ -70,9 +70,12 @@ class Reporter:
         self._client.flush(timeout=seconds)
 
     def __call__(self, _: WrappedLogger, __: str, line: EventDict) -> EventDict:
-        """Report a line that is an error; the line goes on as it is."""
+        """Report a line that is an error; the line goes on, and says so where that failed."""
         if line.get("level") in _LEVELS and not str(line.get("logger", "")).startswith(_SENDERS):
-            self._report(line)
+            try:
+                self._report(line)
+            except Exception as exc:  # whoever logs is not to fail for it
+                line["notReported"] = f"{type(exc).__name__}: {exc}"
         return line
 
     def _report(self, line: Mapping[str, Any]) -> None:

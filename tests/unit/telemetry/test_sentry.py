@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -67,6 +68,26 @@ async def test_errors_are_reported(sentry: SentryProject) -> None:
     assert USER not in sent
     # What is told there is told here, too.
     assert stream.getvalue().count("job.crashed") == 1
+
+
+def test_what_cannot_be_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is written all the same, and says so; whoever wrote it goes on."""
+    reporter = Reporter.open("http://key@127.0.0.1:9/1", release="downloadd@1")
+    stream = io.StringIO()
+    logs.configure(stream=stream, report=reporter)
+
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError("It has no text.")
+
+    monkeypatch.setattr(reporter._client, "capture_event", lambda _: str(Odd()))
+    structlog.get_logger().error("job.crashed")
+    reporter.close()
+    line = json.loads(stream.getvalue())
+    assert (line["message"], line["notReported"]) == (
+        "job.crashed",
+        "RuntimeError: It has no text.",
+    )
 
 
 def test_the_sdk_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
