@@ -363,7 +363,7 @@ class Worker:
 
     async def _is_written(self, end: Job) -> bool:
         """Whether this is the job's end already: the answer that said so was lost."""
-        with suppress(StateError):
+        with suppress(StateError, JobNotFound):
             known = await self._store.load(end.id)
             return (known.status, known.completed_at) == (end.status, end.completed_at)
         return False

@@ -76,6 +76,29 @@ async def test_an_end_whose_answer_is_lost(
     assert capsys.readouterr().out.count("job.completed") == 1
 
 
+async def test_a_job_that_is_forgotten_at_its_end(
+    local: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Redis lost it just before its end was written: it is told as lost, and leaves nothing."""
+    async with local.pool() as worker:
+        finish, keys = worker.state.jobs.finish, worker.state.keys
+
+        async def late(lease: Any, *args: Any, **known: Any) -> None:
+            await worker.state.client.execute("DEL", keys.job(lease.job_id))
+            await finish(lease, *args, **known)
+
+        monkeypatch.setattr(worker.state.jobs, "finish", late)
+        await worker.make([local.origin.url(size=SMALL)])
+        async with asyncio.timeout(20):
+            while not (ended := worker.metrics.downloads.labels("failed")._value.get()):
+                await asyncio.sleep(0.02)
+        await assert_nothing_left(local, worker)
+    assert ended == 1
+    told = capsys.readouterr().out
+    assert "job.state_lost" in told
+    assert "crashed" not in told
+
+
 @pytest.mark.parametrize(("call", "size"), MOMENTS)
 async def test_a_job_past_its_time_leaves_nothing(local: Rig, call: str, size: int) -> None:
     """The same holds for a job that was stopped because it took too long."""
