@@ -85,9 +85,8 @@ def _logging(telemetry: Telemetry) -> Iterator[Reporter | None]:
     except DownloaddError:
         raise  # is told in a line, without a trace
     except Exception:
-        if reporter is None:
-            raise
-        _log.exception("server.crashed")
+        if reporter is not None:
+            _log.exception("server.crashed")
         raise
     finally:
         if reporter is not None:

@@ -86,13 +86,15 @@ class Tracing:
 
         session = _session()
         try:
-            exporter = OTLPSpanExporter(
-                f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT, session=session
-            )
             provider = TracerProvider(
                 resource=Resource.create({"service.name": service, "service.version": version}),
                 sampler=ParentBased(TraceIdRatioBased(ratio)),
                 shutdown_on_exit=False,  # ``close`` does, in bounded time
+            )
+            if isinstance(provider.get_tracer("downloadd"), trace.NoOpTracer):
+                return cls()  # OTEL_SDK_DISABLED
+            exporter = OTLPSpanExporter(
+                f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT, session=session
             )
             processor = BatchSpanProcessor(exporter, max_queue_size=_QUEUE)
         except Exception as exc:
@@ -102,15 +104,13 @@ class Tracing:
                 f"A variable OTEL_… is not what OpenTelemetry takes: {reason}"
             ) from exc
         provider.add_span_processor(processor)
-        # OTEL_SDK_DISABLED: the ids are ours then.
-        off = isinstance(provider.get_tracer("downloadd"), trace.NoOpTracer)
 
         def stop(busy: bool) -> None:
             if busy:
                 exporter.shutdown()  # type: ignore[no-untyped-call]
             session.close()
 
-        return cls(None if off else provider, stop)
+        return cls(provider, stop)
 
     def close(self) -> None:
         """Send what is left, for a moment. Blocks."""
@@ -138,16 +138,16 @@ class Tracing:
         theirs = trace.get_current_span(parent)
         if theirs.get_span_context().is_valid:
             return theirs  # that of ours would be nowhere to be found
-        ids = secrets.randbits(128) | 1, secrets.randbits(64) | 1
-        return NonRecordingSpan(SpanContext(*ids, is_remote=False))
+        made = secrets.randbits(128) | 1, secrets.randbits(64) | 1
+        return NonRecordingSpan(SpanContext(*made, is_remote=False))
 
     # --- jobs ---
 
     def job(self, job: Job) -> Span:
         """The span of a worker's time with a job, begun.
 
-        It belongs to the trace of the request that made the job, and is linked
-        to that request's span and to that of the worker before, if there was one.
+        It belongs to the trace of the request that made the job, and is linked to
+        that request's span and to what came last: the run before, or a retry's request.
         """
         known = [linked for it in (job.traceparent, job.run_traceparent) if (linked := _of(it))]
         return self._tracer.start_span(
@@ -188,7 +188,7 @@ class Tracing:
     ) -> AbstractContextManager[Span]:
         if self._provider is None:
             return _NO_SPAN
-        return _current(self._tracer.start_span(name, context, kind, attributes))
+        return within(self._tracer.start_span(name, context, kind, attributes))
 
     def outgoing(self) -> dict[str, str]:
         """The headers that tell who is called of the current span."""
@@ -199,19 +199,13 @@ class Tracing:
 
 
 @contextmanager
-def _current(span: Span) -> Iterator[Span]:
-    with within(span):
-        yield span
-
-
-@contextmanager
-def within(span: Span) -> Iterator[None]:
+def within(span: Span) -> Iterator[Span]:
     """Make a span the current one, and end it with the context, as failed where that fails."""
     with trace.use_span(
         span, end_on_exit=True, record_exception=False, set_status_on_exception=False
     ):
         try:
-            yield
+            yield span
         except asyncio.CancelledError:
             span.set_attribute("cancelled", True)
             raise
@@ -236,11 +230,9 @@ def fail_by(span: Span, error: Exception) -> None:
 
 def traceparent(span: Span) -> str | None:
     """A span's ids as the header has them; None where it has none."""
-    context = span.get_span_context()
-    if not context.is_valid:
+    if not (known := ids(span)):
         return None
-    ids = f"{trace.format_trace_id(context.trace_id)}-{trace.format_span_id(context.span_id)}"
-    return f"00-{ids}-{context.trace_flags:02x}"
+    return f"00-{known['traceId']}-{known['spanId']}-{span.get_span_context().trace_flags:02x}"
 
 
 def ids(span: Span) -> dict[str, str]:
@@ -256,7 +248,7 @@ def ids(span: Span) -> dict[str, str]:
 
 def trace_id(span: Span) -> str:
     """The id of a span's trace, 32 hex digits."""
-    return trace.format_trace_id(span.get_span_context().trace_id)
+    return ids(span)["traceId"]
 
 
 def _extract(headers: Mapping[str, str]) -> Context:
