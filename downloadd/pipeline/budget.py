@@ -109,8 +109,18 @@ class DiskBudget:
     @contextmanager
     def moving(self) -> Iterator[None]:
         """Mark work that ends by itself and sets disk free sooner or later."""
-        self._movers += 1
         self._still = False
+        with self.busy():
+            yield
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Mark work after which something may move: while it lasts, nobody goes over the cap.
+
+        Unlike ``moving``, having been there is no sign of movement: it may come
+        again and again without any.
+        """
+        self._movers += 1
         try:
             yield
         finally:

@@ -130,22 +130,22 @@ class JobRun:
 
     async def _work(self) -> AsyncGenerator[Step, None]:
         while not self._stored:
-            try:
-                await self._advance()
-            except DownloaddError:
-                yield self._step(self._stage())  # what has settled before
-                raise
-            if (step := self._due()) is not None:
-                if step.checkpoint is None:
+            # What is fetched or stored is taken in here: it will move again.
+            with self._spool.disk.busy():
+                try:
+                    await self._advance()
+                except DownloaddError:
+                    yield self._step(self._stage())  # what has settled before
+                    raise
+                if (step := self._due()) is not None:
                     yield step
-                else:
-                    # Parts wait for it to be written, and files for those to set disk free.
-                    with self._spool.disk.moving():
-                        yield step
-                        await self._upload.saved(self._packing.spans())
-            if self._failure is not None:
-                raise self._failure
-            self._upload.cut()
+                    if step.checkpoint is not None:
+                        # Files wait for these to set disk free.
+                        with self._spool.disk.moving():
+                            await self._upload.saved(self._packing.spans())
+                if self._failure is not None:
+                    raise self._failure
+                self._upload.cut()
             await self._wait()
         async with aclosing(self._finish()) as steps:
             async for step in steps:

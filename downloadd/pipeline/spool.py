@@ -170,7 +170,9 @@ class Spool:
 
     async def run(self, call: Callable[[*Args], R], *args: *Args) -> R:
         """Make a blocking call in a worker thread; see ``tasks.in_thread``."""
-        return await in_thread(self._executor, call, *args)
+        # What is being removed, on a disk that takes its time, is about to be free.
+        with self.disk.busy():
+            return await in_thread(self._executor, call, *args)
 
     async def clear(self, job_id: str) -> None:
         """Remove whatever a job has on the disk."""
