@@ -15,8 +15,8 @@ from isal import isal_zlib
 from downloadd.errors import SpoolError
 from downloadd.pipeline.budget import MemoryBudget, Reservation
 from downloadd.pipeline.disk import disk_errors, remove_sync
-from downloadd.pipeline.notes import Note, Tail, note_path
-from downloadd.pipeline.spool import Spool
+from downloadd.pipeline.notes import Note, Tail, note_path, tail_path
+from downloadd.pipeline.spool import HOP, Spool
 from downloadd.ports import Twin
 
 log = structlog.get_logger(__name__)
@@ -136,11 +136,14 @@ class FilePayload(Payload):
         self._reservation.shrink(self.size - offset)
 
     def _trim_sync(self, offset: int) -> None:
-        data = self.read_sync(offset, self.size - offset)
-        note = self._note.evolve(tail=Tail(base=offset, crc32=isal_zlib.crc32(data)))
-        file, whole = note.file(self._path), self._file
-        with disk_errors():
-            file.write_bytes(data)
+        # Not at once: the last parts of the largest archives have gigabytes.
+        file, whole, crc32 = tail_path(self._path, offset), self._file, 0
+        with disk_errors(), file.open("wb") as copy:
+            for start in range(offset, self.size, HOP):
+                data = self.read_sync(start, min(HOP, self.size - start))
+                crc32 = isal_zlib.crc32(data, crc32)
+                copy.write(data)
+        note = self._note.evolve(tail=Tail(base=offset, crc32=crc32))
         note.write_sync(self._path)
         self._note, self._file, self.base = note, file, offset
         remove_sync(whole)

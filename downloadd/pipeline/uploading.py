@@ -223,6 +223,7 @@ class Upload:
             elif (
                 self._stops
                 and start < (cut := self._stops[-1]) < stop
+                and self._next_stop() is None  # else more of it goes out at once
                 and self._covered(start, cut, self._saved)
             ):
                 await payload.trim(cut - (stop - payload.size))

@@ -123,6 +123,29 @@ async def test_payloads_go_as_their_parts_are_stored(make_bench: MakeBench) -> N
     assert bench.clean()
 
 
+async def test_a_file_whose_parts_go_on_is_not_copied(make_bench: MakeBench) -> None:
+    """Parts that are all stored at once leave a file as it is: only what waits for more moves."""
+    bench = make_bench(serve)
+
+    async def slow() -> None:
+        bench.clock.time += 1  # the next turn tells of progress
+        await asyncio.sleep(0.5)
+
+    bench.store.before_part = lambda number: slow()
+    copies: dict[str, int] = {}
+    run = bench.run(make_job(sources(f"random/{112 * MIB}/1", f"random/{MIB}/2")))
+    async with aclosing(run.steps()) as steps:
+        async for step in steps:
+            if step.checkpoint is None:
+                await asyncio.sleep(0.8)  # all parts under way are stored meanwhile
+            sizes = file_sizes(bench.folder)
+            copies |= {path.name: size for path, size in sizes.items() if path.name[:2] == "0."}
+    await run.close()
+    assert bench.store.calls["part"] == 8
+    assert all(size <= 16 * MIB for name, size in copies.items()), copies
+    assert bench.clean()
+
+
 async def test_a_slow_store_of_state_or_objects_is_no_standstill(make_bench: MakeBench) -> None:
     """Files under way do not go over the cap while a checkpoint or an upload's begin is awaited."""
     bench = make_bench(serve, disk=64 * MIB, per_job=4)
