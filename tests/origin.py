@@ -4,6 +4,7 @@
 
     kind=text|random        what it is made of
     delay=S                 seconds before the answer begins
+    gate=1                  it does not begin before the test opens ``Origin.gate``
     rate=N                  bytes a second
     drop_after=N            close after N bytes of the body; reset=1: with a RST
     stall_after=N           send nothing more after N bytes, keep the connection
@@ -110,6 +111,8 @@ class Origin:
         #: Connections ever made, and open now.
         self.connections = 0
         self.open_connections = 0
+        #: What ``gate=1`` waits for.
+        self.gate = asyncio.Event()
         self._faults: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -179,7 +182,7 @@ class Origin:
             if self._faults[request.target] > request.number("times"):
                 for name in _FAULTS & query.keys():
                     del query[name]
-        await asyncio.sleep(float(query.get("delay", 0)))
+        await self._hold_back(query)
         if request.method == "HEAD" and "head" in query:
             return await self._refused_head(request, writer, query["head"])
         if "garbage" in query:
@@ -195,6 +198,11 @@ class Origin:
         if "to" in query or request.number("redirect"):
             return await self._redirect(request, writer)
         return await self._file(request, writer)
+
+    async def _hold_back(self, query: Mapping[str, str]) -> None:
+        await asyncio.sleep(float(query.get("delay", 0)))
+        if "gate" in query:
+            await self.gate.wait()
 
     async def _refused_head(self, request: Request, writer: asyncio.StreamWriter, how: str) -> None:
         if how == "hang":

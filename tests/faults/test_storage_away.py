@@ -109,12 +109,14 @@ async def long_outage(folder: Path) -> LongOutage:
     async with site(folder) as it:
         files = [want(it.origin, seed, 7 * MIB + seed) for seed in range(6)]
         # Silent until the gateway is gone: the rest of the archive then comes in vain.
-        files.append(want(it.origin, 9, MIB, delay=3))
+        files.append(want(it.origin, 9, MIB, gate=1))
         job_id = await it.server.initiate(body(files))
         async with Watcher(it.server, job_id) as watcher:
             await eventually(lambda: uploading(it), what="a part is stored")
             await eventually(lambda: sent(it.origin, files) == sum(f.size for f in files[:6]))
+            await eventually(lambda: it.origin.hits[files[6].path], what="the last is asked for")
             it.gateway.kill()
+            it.origin.gate.set()
             seen.last = await watcher.ended(seconds=ALL_TRIES)
         seen.failed = await it.server.status(job_id)
         await it.start_gateway()

@@ -22,12 +22,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Self
 
 from dnslib import AAAA, CNAME, QTYPE, RCODE, RR, A, DNSRecord
 
 LOOPBACK, METADATA = "127.0.0.1", "169.254.169.254"
 _PUBLIC = "9.9.{}.{}"
+#: Ports that are tried where any will do.
+_TRIES = 20
 
 _CODES = {"nx": RCODE.NXDOMAIN, "fail": RCODE.SERVFAIL, "refused": RCODE.REFUSED}
 
@@ -46,13 +49,25 @@ class NameServer(asyncio.DatagramProtocol):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._udp, _ = await loop.create_datagram_endpoint(
+        for _ in range(0 if self.port else _TRIES):
+            # What is free for UDP may be somebody's for TCP.
+            with suppress(OSError):
+                await self._listen()
+                return self
+        await self._listen()
+        return self
+
+    async def _listen(self) -> None:
+        self._udp, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: self, local_addr=(self._address, self.port)
         )
-        self.port = self._udp.get_extra_info("sockname")[1]
-        self._tcp = await asyncio.start_server(self._accept, self._address, self.port)
-        return self
+        port = self._udp.get_extra_info("sockname")[1]
+        try:
+            self._tcp = await asyncio.start_server(self._accept, self._address, port)
+        except OSError:
+            self._udp.close()
+            raise
+        self.port = port
 
     async def __aexit__(self, *_: object) -> None:
         self._udp.close()
