@@ -19,7 +19,7 @@ from tests.e2e.service import Service
 from tests.origin import Origin
 
 #: Seconds that it may take: the budget it is given, and until it is given up.
-SECONDS, PATIENCE = 40, 140
+SECONDS, PATIENCE = 50, 150
 #: What the document cannot say, but the rules of a request do: which hosts and
 #: ports may be fetched from, and that ids and URLs are as many.
 EXCLUDED = "positive_data_acceptance"
