@@ -66,7 +66,8 @@ class Proxy:
         try:
             await asyncio.wait({forth, back}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # Before the wait, which may be cancelled: the proxy's end does not wait for it.
+            to_behind.transport.abort()
             forth.cancel()
             back.cancel()
             await asyncio.gather(forth, back, return_exceptions=True)
-            to_behind.transport.abort()
