@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import ExitStack, aclosing, suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -142,12 +142,14 @@ class Worker:
     async def _work(self) -> None:
         log.info("job.started", attempt=self._job.attempts, files=self._job.total_files)
         self._task = asyncio.current_task()
-        try:
-            ending = self.reason or self._poison() or await self._follow()
-            self._ending = True  # from here on nothing may be stopped half-way
-            await self._end(ending)
-        finally:
-            await asyncio.shield(self._run.close(keep=self._keep))
+        with ExitStack() as end:
+            try:
+                ending = self.reason or self._poison() or await self._follow()
+                self._ending = True  # from here on nothing may be stopped half-way
+                end.enter_context(self._run.ending())
+                await self._end(ending)
+            finally:
+                await asyncio.shield(self._run.close(keep=self._keep))
 
     # --- working ---
 

@@ -11,8 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-#: Seconds without anything moving after which a waiter may go over the cap.
+#: Seconds between two looks at whether anything moves; if not, a waiter may go over the cap.
 _STANDSTILL = 0.1
+#: Looks at that pace, at each of which everybody was through who was busy at the one
+#: before, that make a standstill: whoever is busy when the last mover ends may take
+#: in what that brought only in his next turn.
+_LOOKS = 3
 #: Seconds without anything set free after which it may although something moves.
 _PATIENCE = 30.0
 
@@ -94,8 +98,11 @@ class DiskBudget:
         self._standstill: asyncio.TimerHandle | None = None
         #: Called when somebody has to wait: what is merely kept may go.
         self.on_shortage: Callable[[], None] = _nothing
-        #: Nothing moved at the last look.
-        self._still = False
+        #: So many looks have found nothing moving.
+        self._still = 0
+        #: Who is busy now, and who of them was at the last of these looks.
+        self._turns: set[object] = set()
+        self._awaited: set[object] = set()
         #: Which reservation may go over the cap.
         self._favoured = 0
         #: When something was set free, or somebody began to wait, last.
@@ -109,22 +116,27 @@ class DiskBudget:
     @contextmanager
     def moving(self) -> Iterator[None]:
         """Mark work that ends by itself and sets disk free sooner or later."""
-        self._still = False
-        with self.busy():
-            yield
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """Mark work after which something may move: while it lasts, nobody goes over the cap.
-
-        Unlike ``moving``, having been there is no sign of movement: it may come
-        again and again without any.
-        """
+        self._still = 0
         self._movers += 1
         try:
             yield
         finally:
             self._movers -= 1
+            self._watch_standstill()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Mark work after which something may move: its end is awaited first.
+
+        Unlike ``moving``, having been there is no sign of movement: it may come
+        again and again without any.
+        """
+        turn = object()
+        self._turns.add(turn)
+        try:
+            yield
+        finally:
+            self._turns.remove(turn)
             self._watch_standstill()
 
     async def reserve(self, size: int) -> Reservation:
@@ -205,11 +217,14 @@ class DiskBudget:
         self._standstill = None
         if not self._waiters:
             return
-        # A loop that was held up fires late timers first: whoever was about to
-        # move gets a turn before it is called a standstill.
-        still, self._still = self._still, not self._movers
-        if (still and self._still) or self._hopeless:
-            self._still = False
+        # Not at the first look: a loop that was held up fires late timers first,
+        # and whoever was about to move gets a turn.
+        if self._movers:
+            self._still = 0
+        elif not self._still or not self._awaited & self._turns:
+            self._still, self._awaited = self._still + 1, set(self._turns)
+        if self._still >= _LOOKS or self._hopeless:
+            self._still = 0
             self._favour_first()
         self._watch_standstill()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import structlog
 
@@ -173,12 +174,16 @@ class FileFetch:
             await self.close()
         if self.attempts == 1 and not self.received:
             await self._hold_back()
-        async with self._services.reader.open(
-            self._entry.source,
-            offset=self.received,
-            validator=intake.origin.validator,
-        ) as body:
-            await self._accept(body)
+        async with AsyncExitStack() as stack:
+            # What is here already, if anything is, waits for this too.
+            with intake.room.moving():
+                answer = self._services.reader.open(
+                    self._entry.source,
+                    offset=self.received,
+                    validator=intake.origin.validator,
+                )
+                body = await stack.enter_async_context(answer)
+                await self._accept(body)
             with intake.room.moving():
                 await self._receive(body)
                 return await intake.finish(self.attempts)

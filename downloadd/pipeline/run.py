@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 import structlog
 
@@ -88,11 +88,7 @@ class JobRun:
 
     @property
     def _key(self) -> str:
-        """Where the archive of this claim goes.
-
-        A worker that was taken for dead may still be storing what it made: that
-        must not replace what its successor made.
-        """
+        """Where this claim's archive goes: one of a worker taken for dead must not replace it."""
         attempt = f"-{self._job.attempts}" if self._job.attempts > 1 else ""
         return f"{self._namespace}{self._job.id}{attempt}.zip"
 
@@ -376,6 +372,10 @@ class JobRun:
         """End whatever is under way."""
         await stopped(self._fetches)
         await self._upload.stop()
+
+    def ending(self) -> AbstractContextManager[None]:
+        """Whoever waits for disk goes on waiting until what the run holds is given back."""
+        return self._spool.disk.busy()
 
     # Cancelled in between, a second call of these goes on where the first one ended.
 

@@ -172,11 +172,13 @@ class Upload:
     def _send(self, number: int) -> bool:
         start = self._stops[number - 2] if number > 1 else 0
         stop = self._stops[number - 1]
-        part = ArchivePart.plan(self._spool, self._layout, self._payloads, number, start, stop)
-        if part is None:
+        if (part := self._plan(number, start, stop)) is None:
             return False
         self._tasks.add(asyncio.create_task(self._store(part), name=f"part-{number}"))
         return True
+
+    def _plan(self, number: int, start: int, stop: int) -> ArchivePart | None:
+        return ArchivePart.plan(self._spool, self._layout, self._payloads, number, start, stop)
 
     async def _store(self, part: ArchivePart) -> Part:
         if (upload_id := self.id) is None:
@@ -223,10 +225,17 @@ class Upload:
             elif (
                 self._stops
                 and start < (cut := self._stops[-1]) < stop
-                and self._next_stop() is None  # else more of it goes out at once
                 and self._covered(start, cut, self._saved)
+                and not self._goes_on  # else more of it is sent at once
             ):
                 await payload.trim(cut - (stop - payload.size))
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the bytes of the next part are all determined, and here."""
+        if (stop := self._next_stop()) is None:
+            return False
+        return self._plan(len(self._stops) + 1, self._stops[-1], stop) is not None
 
     def _covered(self, start: int, stop: int, parts: frozenset[int]) -> bool:
         if not self._stops or stop > self._stops[-1]:
@@ -239,8 +248,7 @@ class Upload:
 
     async def put(self) -> str:
         """Store a small archive in one request; returns its SHA-256."""
-        part = ArchivePart.plan(self._spool, self._layout, self._payloads, 1, 0, self._layout.size)
-        if part is None:
+        if (part := self._plan(1, 0, self._layout.size)) is None:
             raise AssertionError("the archive's payloads are not all here")
         with (
             self._tracing.call("s3.put", {"part.size": part.size}),

@@ -85,6 +85,8 @@ class Rig:
     lease: float = 30.0
     #: Seconds for which a failed job keeps what it made.
     retry_window: float = 0.0
+    #: Bytes of temporary disk that a process may use.
+    disk: int = GIB
     #: Seconds until a job is tried again after trouble, in turn.
     pauses: Sequence[float] = ()
 
@@ -103,7 +105,7 @@ class Rig:
                 )
             )
             executor = stack.enter_context(ThreadPoolExecutor(4))
-            spool = Spool(folder, executor, DiskBudget(GIB), MemoryBudget(32 << 20))
+            spool = Spool(folder, executor, DiskBudget(self.disk), MemoryBudget(32 << 20))
             policy = FetchPolicy(retries=3, backoff=0.05, max_file_bytes=GIB, format_check="warn")
             services = RunServices(
                 fetch=FetchServices(

@@ -54,6 +54,37 @@ async def test_a_cancelled_job_leaves_nothing(rig: Rig, call: str, size: int) ->
         assert (await worker.ended(job_id)).status is JobStatus.CANCELLED
 
 
+async def test_what_an_ending_job_holds_is_not_given_twice(local: Rig) -> None:
+    """However slow the storage is to forget a cancelled job, its disk is another's only then."""
+    local.disk, most = 64 * MIB, 0
+    aborting = asyncio.Event()
+
+    async def slow() -> None:
+        aborting.set()
+        await asyncio.sleep(1)
+
+    local.objects.after["abort"] = slow
+    stuck = local.origin.url(seed=2, size=40 * MIB, stall_after=39 * MIB)
+    async with local.pool() as worker:
+        first = await worker.make([local.origin.url(size=20 * MIB), stuck])
+        async with asyncio.timeout(20):
+            while worker.spool.disk.used < 40 * MIB or not await local.storage.parts():
+                await asyncio.sleep(0.02)
+        second = await worker.make([local.origin.url(seed=3, size=60 * MIB)])
+        await asyncio.sleep(0.3)
+        await worker.state.jobs.cancel(first, 1.0)
+        async with asyncio.timeout(20):
+            await aborting.wait()
+        while not (job := await worker.state.jobs.load(second)).status.ended:
+            most = max(most, worker.spool.disk.used)
+            await asyncio.sleep(0.02)
+        assert job.status is JobStatus.COMPLETED
+        assert 60 * MIB <= most <= 64 * MIB, f"{most / MIB:.1f} MiB"
+        del local.objects.after["abort"]
+        await worker.idle()
+        assert worker.holds_nothing()
+
+
 async def test_an_end_whose_answer_is_lost(
     local: Rig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,37 @@ async def grow(budget: DiskBudget, reservation: Reservation, size: int) -> None:
         await reservation.grow(size)
 
 
+async def test_whoever_is_busy_without_end_hides_no_standstill() -> None:
+    """Jobs that tell of their progress again and again keep nobody waiting for ever."""
+    budget = DiskBudget(100)
+
+    async def tell() -> None:
+        while True:
+            with budget.busy():
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(0.04)
+
+    over = await reserve(budget, 90)
+    telling = [asyncio.create_task(tell()) for _ in range(4)]
+    await asyncio.wait_for(grow(budget, over, 120), 5)
+    await asyncio.wait_for(reserve(budget, 30), 5)
+    for task in telling:
+        task.cancel()
+
+
+async def test_what_comes_of_whoever_is_busy_is_waited_for() -> None:
+    """Nothing is called still before those who are busy are through, in their next turn too."""
+    budget = DiskBudget(100)
+    first, second = await reserve(budget, 100), asyncio.create_task(reserve(budget, 100))
+    with budget.busy():
+        await asyncio.sleep(0.6)
+    with budget.busy():
+        await asyncio.sleep(0.6)
+        assert not second.done()
+        first.release()
+    (await asyncio.wait_for(second, 5)).release()
+
+
 async def test_growing_comes_before_beginning_and_the_oldest_first() -> None:
     """Files of unknown size that all wait are served one after the other, no two at once."""
     budget = DiskBudget(100)

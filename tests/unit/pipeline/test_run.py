@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import io
 import json
-import time
 import zipfile
 from collections.abc import Callable
 from contextlib import aclosing
@@ -23,8 +22,6 @@ from downloadd.errors import (
 )
 from downloadd.model import FileStatus, Job, OnError, Source, Stage
 from downloadd.pipeline import JobRun
-from downloadd.pipeline.budget import Reservation
-from downloadd.ports import ObjectMeta, PartBody, Stored
 from tests.fakes import Answer
 from tests.folders import file_sizes
 from tests.origin import content
@@ -143,96 +140,6 @@ async def test_a_file_whose_parts_go_on_is_not_copied(make_bench: MakeBench) -> 
     await run.close()
     assert bench.store.calls["part"] == 8
     assert all(size <= 16 * MIB for name, size in copies.items()), copies
-    assert bench.clean()
-
-
-async def test_a_slow_store_of_state_or_objects_is_no_standstill(make_bench: MakeBench) -> None:
-    """Files under way do not go over the cap while a checkpoint or an upload's begin is awaited."""
-    bench = make_bench(serve, disk=64 * MIB, per_job=4)
-    begin = bench.store.begin
-
-    async def slow(key: str, meta: ObjectMeta) -> str:
-        await asyncio.sleep(0.5)
-        return await begin(key, meta)
-
-    bench.store.begin = slow  # type: ignore[method-assign]
-    checkpoints, used = 0, []
-    run = bench.run(make_job(sources(*(f"random/{24 * MIB}/{i}" for i in range(6)))))
-    async with aclosing(run.steps()) as steps:
-        async for step in steps:
-            used.append(bench.spool.disk.used)
-            if step.checkpoint is not None and (checkpoints := checkpoints + 1) <= 4:
-                await asyncio.sleep(0.5)
-                used.append(bench.spool.disk.used)
-    await run.close()
-    assert max(used) <= 64 * MIB, f"{max(used) / MIB:.1f} MiB"
-    assert bench.clean()
-
-
-async def test_slow_news_of_progress_is_no_standstill(make_bench: MakeBench) -> None:
-    """However long it takes to tell of progress, nobody goes over the cap meanwhile."""
-
-    class Slow(Answer):
-        async def chunks(self):  # type: ignore[no-untyped-def]
-            bench.clock.time += 1  # the next turn tells of progress
-            await asyncio.sleep(0.5)
-            async for chunk in super().chunks():
-                yield chunk
-
-    def script(source: Source, offset: int, validator: str | None) -> Answer:
-        answer = serve(source, offset, validator)
-        return Slow(data=answer.data, size=answer.size)
-
-    bench = make_bench(script, disk=64 * MIB, per_job=4)
-    used, told = [0], 0
-    run = bench.run(make_job(sources(*(f"random/{24 * MIB}/{i}" for i in range(4)))))
-    async with aclosing(run.steps()) as steps:
-        async for step in steps:
-            told += step.checkpoint is None
-            for _ in range(16):  # long enough for all that moves to come to rest
-                await asyncio.sleep(0.05)
-                used.append(bench.spool.disk.used)
-    await run.close()
-    assert told, "nothing but checkpoints was written"
-    assert 48 * MIB <= max(used) <= 64 * MIB, f"{max(used) / MIB:.1f} MiB"
-    assert bench.clean()
-
-
-async def test_a_slow_removal_is_no_standstill(make_bench: MakeBench) -> None:
-    """Whoever waits for disk goes on waiting while bytes are being removed from it."""
-    disk = (spool := make_bench(serve, disk=100).spool).disk
-
-    async def reserve() -> Reservation:
-        with disk.moving():
-            return await disk.reserve(100)
-
-    first, second = await reserve(), asyncio.create_task(reserve())
-    await spool.run(time.sleep, 0.6)
-    assert not second.done()
-    first.release()
-    (await asyncio.wait_for(second, 5)).release()
-
-
-async def test_a_slow_put_is_no_standstill(make_bench: MakeBench) -> None:
-    """A file waits for its room until the small archive that has it is stored."""
-    bench = make_bench(serve, disk=10 * MIB)
-    put, used = bench.store.put, []
-
-    async def slow(key: str, body: PartBody, meta: ObjectMeta) -> Stored:
-        await asyncio.sleep(0.5)
-        used.append(bench.spool.disk.used)
-        return await put(key, body, meta)
-
-    async def work(run: JobRun) -> None:
-        async with aclosing(run.steps()) as steps:
-            async for _ in steps:
-                pass
-        await run.close()
-
-    bench.store.put = slow  # type: ignore[method-assign]
-    jobs = [make_job(sources(f"random/{8 * MIB}/{i}")) for i in range(2)]
-    await asyncio.gather(*(work(bench.run(job)) for job in jobs))
-    assert used == [8 * MIB, 8 * MIB]
     assert bench.clean()
 
 

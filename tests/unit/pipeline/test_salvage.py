@@ -492,3 +492,38 @@ async def test_a_job_without_bytes_keeps_nothing(make_bench: MakeBench) -> None:
     await run.close(keep=True)
     assert bench.spool.kept_jobs() == []
     assert bench.clean()
+
+
+async def test_a_file_that_waits_for_another_is_only_its_tail(make_bench: MakeBench) -> None:
+    """What is stored of a file leaves the disk, though the layout knows already what follows it."""
+    sizes = {"p": 10, "a": 30, "b": 30, "c": 5}
+    files = {name: content(n, size * MIB) for n, (name, size) in enumerate(sizes.items())}
+    origin, block = Origin(**files), asyncio.Event()
+    bench = make_bench(origin, disk=256 * MIB, per_job=1)
+    stored = bench.store.uploads
+
+    async def only_the_second(number: int) -> None:
+        if number != 2:
+            await block.wait()
+
+    bench.store.before_part = only_the_second
+    run = bench.run(make_job(origin.sources()))
+    job, checkpoint = await run_until(
+        run, lambda: bench.store.calls["part"] >= 4 and any(2 in it for it in stored.values())
+    )
+    await run.close(keep=True)
+    for path in bench.folder.rglob("2*"):  # of ``b``, which comes slowly now
+        path.unlink()
+    bench.store.before_part = lambda number: None
+    origin.stop_after["b"] = 30 * MIB - 1000
+    run = bench.run(job, checkpoint)
+    await run_until(run, lambda: any(name.startswith("1.") for name in payloads_of(bench)))
+    kept = payloads_of(bench)
+    assert sum(size for name, size in kept.items() if name.startswith("1")) <= 16 * MIB, kept
+    await run.close()
+    assert bench.clean()
+
+
+def payloads_of(bench: Bench) -> dict[str, int]:
+    """The files on the disk, but what is noted of them."""
+    return {name: size for name, size in on_disk(bench).items() if ".json" not in name}
