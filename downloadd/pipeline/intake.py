@@ -18,6 +18,7 @@ from downloadd.errors import FileError, FormatMismatch, SourceChanged, SpoolErro
 from downloadd.formats import mismatch
 from downloadd.model import FileEntry
 from downloadd.pipeline import salvage
+from downloadd.pipeline.disk import remove_sync
 from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.notes import Note, Origin, Tail, Whole, tail_path
 from downloadd.pipeline.payload import FilePayload, MemoryPayload
@@ -108,6 +109,8 @@ class Intake:
     async def _salvaged_whole(self, note: Note, whole: Whole, size: int) -> Fetched:
         if not await self._spool.run(salvage.intact_sync, self._path, note, whole):
             raise SpoolError("A temporary file of the server is damaged.")
+        if note.tail is not None:  # killed before it was removed, the rest may be there still
+            await self._spool.run(remove_sync, self._path)
         await self.room.take(size)
         self.received = whole.size
         log.info("fetch.salvaged", fileId=self._entry.label, bytes=whole.size)

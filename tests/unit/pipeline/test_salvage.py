@@ -520,6 +520,11 @@ async def test_a_file_that_waits_for_another_is_only_its_tail(make_bench: MakeBe
     await run_until(run, lambda: any(name.startswith("1.") for name in payloads_of(bench)))
     kept = payloads_of(bench)
     assert sum(size for name, size in kept.items() if name.startswith("1")) <= 16 * MIB, kept
+    # Killed a moment sooner, it had left the rest too.
+    await run.close(keep=True)
+    (bench.folder / job.id / "1").write_bytes(files["a"])
+    run = bench.run(job, checkpoint)
+    await run_until(run, lambda: "1" not in on_disk(bench) and bench.spool.disk.used > 0)
     await run.close()
     assert bench.clean()
 
