@@ -80,8 +80,9 @@ class DiskBudget:
 
     Waiting must end even where nothing will be set free: a single file above
     the cap, or files of unknown size that all came to their reservation's end.
-    So when nothing moves (no fetch with its reservation, no upload, no
-    checkpoint), or what moves sets nothing free for long (a source that
+    So when nothing moves (no fetch with its reservation, no upload) and those
+    who were busy meanwhile set nothing moving (a run that writes down what has
+    come, a removal), or what moves sets nothing free for long (a source that
     trickles), the first in line may go over the cap from then on, alone; one
     that grows comes before one that begins, the oldest first, so that at most
     one moving file is over the cap.

@@ -71,7 +71,9 @@ async def test_what_an_ending_job_holds_is_not_given_twice(local: Rig) -> None:
             while worker.spool.disk.used < 40 * MIB or not await local.storage.parts():
                 await asyncio.sleep(0.02)
         second = await worker.make([local.origin.url(seed=3, size=60 * MIB)])
-        await asyncio.sleep(0.3)
+        async with asyncio.timeout(20):
+            while not local.origin.sent[f"/file/3/{60 * MIB}"]:  # it waits for disk from here on
+                await asyncio.sleep(0.02)
         await worker.state.jobs.cancel(first, 1.0)
         async with asyncio.timeout(20):
             await aborting.wait()

@@ -215,7 +215,7 @@ async def test_the_job_has_a_size_limit_while_streaming(make_bench: MakeBench) -
     """Files that together pass the limit end the job as soon as the byte arrives."""
     bench = make_bench(serve, max_job_bytes=5 * MIB)
     with pytest.raises(JobTooLarge):
-        await bench.finish(make_job(sources(*(f"random/{2 * MIB}/{i}" for i in range(6)))))
+        await bench.finish(make_job(sources(*(f"random/{2 * MIB}/{i}" for i in range(4)))))
     assert bench.clean()
 
 
