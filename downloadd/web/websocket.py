@@ -164,11 +164,15 @@ class Sockets:
         reader = asyncio.create_task(_read(socket, response, on_message))
         try:
             begin(socket)
-            if not await self._ended(socket, reader, alone=alone):
+            in_order = await self._ended(socket, reader, alone=alone)
+            # While somebody reads, aiohttp would not wait for the client's answer.
+            reader.cancel()
+            await asyncio.wait({reader})
+            if in_order:
+                await socket.close()
+            else:
                 abort_if_stalled(request)  # nobody would read the reason
                 await socket.close(WSCloseCode.SERVICE_RESTART, _REASON)
-            else:
-                await socket.close()
         finally:
             # Also of one that missed its heartbeat: aiohttp has closed its side,
             # which lasts until the client has read all.

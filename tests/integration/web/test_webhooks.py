@@ -370,7 +370,7 @@ async def test_without_a_secret(start: Start, origin: Origin) -> None:
 
 async def test_a_job_that_is_gone(start: Start, origin: Origin, receiver: Receiver) -> None:
     """News of a job that Redis has lost are dropped, and those behind them are told."""
-    async with calling(start, webhooks__schedule=[0.3]) as server:
+    async with calling(start, webhooks__schedule=[2]) as server:
         job_id = await make(server, origin, receiver.url("500"))
         await settled(server, job_id, "pending")
         state = server.app[STATE]
@@ -388,12 +388,13 @@ async def test_a_list_of_files_that_cannot_be_read(
     server: Server, origin: Origin, receiver: Receiver
 ) -> None:
     """What is known of the job is told all the same."""
-    job_id = await make(server, origin, receiver.url("500,200"), delay=0.3)
+    job_id = await make(server, origin, receiver.url("500,200"), gate=1)
     state = server.app[STATE]
     async with asyncio.timeout(10):
         while (await server.status(job_id))["status"] == "queued":
             await asyncio.sleep(0.01)
     await state.client.execute("HSET", state.keys.job(job_id), "spec", "no JSON")
+    origin.gate.set()
     await receiver.called(2)
     await settled(server, job_id, "delivered")
     told = receiver.calls()[-1].message

@@ -145,6 +145,18 @@ async def test_resuming_leaves_no_gap(server: Server) -> None:
         assert [it["data"] for it in again] == [it["data"] for it in rest]
 
 
+async def test_who_reads_late_hears_the_end(server: Server) -> None:
+    """The connection is there until the client has agreed to its end: no 1006, nothing lost."""
+    job, messages = await finished(server)
+    async with connected(server, f"/v1/download/subscribe/{job.job_id}") as ws:
+        await asyncio.sleep(0.5)
+        await ws.send_json({"type": "ping"})
+        await asyncio.sleep(0.1)
+        told = [json.loads(message.data) async for message in ws]
+        assert ws.close_code == 1000
+    assert told[-1] == messages[-1]
+
+
 def parse(time: str) -> datetime:
     return datetime.fromisoformat(time)
 
