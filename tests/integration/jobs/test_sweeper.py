@@ -454,7 +454,7 @@ async def test_sweeping_beside_jobs(rig: Rig) -> None:
                 )
             )
             dropped = [
-                await worker.make([origin.url(seed=n, size=MIB, rate=MIB)]) for n in range(20)
+                await worker.make([origin.url(seed=n, size=MIB, rate=MIB // 32)]) for n in range(20)
             ]
             for job_id in chance.sample(dropped, len(dropped)):
                 await worker.state.jobs.cancel(job_id, time.time())

@@ -372,7 +372,9 @@ async def test_a_job_that_is_gone(start: Start, origin: Origin, receiver: Receiv
     """News of a job that Redis has lost are dropped, and those behind them are told."""
     async with calling(start, webhooks__schedule=[2]) as server:
         job_id = await make(server, origin, receiver.url("500"))
-        await settled(server, job_id, "pending")
+        async with asyncio.timeout(10):
+            while not (await settled(server, job_id, "pending"))["attempts"]:
+                await asyncio.sleep(0.02)
         state = server.app[STATE]
         await state.client.execute("DEL", state.keys.job(job_id), state.keys.deliveries(job_id))
         other = await make(server, origin, receiver.url("200", "other"))
