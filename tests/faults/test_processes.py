@@ -101,7 +101,8 @@ class Trial:
             body = order.body(self._origin, self.receiver.url())
             job_id = await initiate(self._fleet, self._chance.choice, order.key, body)
             self.orders[job_id] = order
-            if len(self.orders) % (JOBS // WATCHERS) == 0:
+            # The slow and the large: of a quick one, little is left to be interrupted.
+            if len(self.orders) % (JOBS // WATCHERS) == 1:
                 watcher = Watcher(job_id, self._fleet, self._chance.choice)
                 self.watchers.append(watcher)
                 self._watching.append(asyncio.create_task(watcher.watch()))
