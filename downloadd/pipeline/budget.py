@@ -142,12 +142,26 @@ class DiskBudget:
 
     async def reserve(self, size: int) -> Reservation:
         """Wait for ``size`` bytes, or for half of the cap where they are more than it."""
-        self._sequence += 1
-        reservation = Reservation(self, self._sequence)
-        size = size if size <= self._cap else self._cap // 2
+        reservation = self._new_reservation()
+        size = self.at_first(size)
         await self._acquire((1, self._sequence), size)
         reservation.size = size
         return reservation
+
+    def adopt(self, size: int) -> Reservation:
+        """Reserve bytes that lie there already, whether or not there is room for them."""
+        reservation = self._new_reservation()
+        reservation.size = size
+        self._used += size
+        return reservation
+
+    def _new_reservation(self) -> Reservation:
+        self._sequence += 1
+        return Reservation(self, self._sequence)
+
+    def at_first(self, size: int) -> int:
+        """What a file of ``size`` bytes reserves before any of them comes."""
+        return size if size <= self._cap else self._cap // 2
 
     def keep(self, size: int) -> None:
         """Count bytes that lie there already, whether or not there is room for them."""
@@ -155,7 +169,8 @@ class DiskBudget:
 
     def give_up(self, size: int) -> None:
         """Count bytes no more that were kept."""
-        self._release(size)
+        if size:
+            self._release(size)
 
     async def _acquire(self, rank: tuple[int, int], size: int) -> None:
         if rank[1] == self._favoured:

@@ -20,6 +20,7 @@ from downloadd.model import FileEntry
 from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.flight import Flight, Stopwatch
 from downloadd.pipeline.intake import Intake
+from downloadd.pipeline.leavings import Left
 from downloadd.pipeline.notes import Origin
 from downloadd.pipeline.services import FetchServices
 from downloadd.ports import SourceBody
@@ -49,20 +50,19 @@ class FileFetch:
         on_bytes: Callable[[int], None],
         on_fetched: Callable[[int], None],
         packed: Packed | None = None,
-        salvage: bool = False,
+        left: Left | None = None,
     ) -> None:
         """Prepare. ``name`` is the one planned for the file.
 
         ``on_bytes`` hears of bytes that are here already or no more,
         ``on_fetched`` of those that come; both raise to stop the fetch.
         ``packed``: it was packed by an earlier run.
-        ``salvage``: such a run may have left some of it on the temporary disk.
+        ``left``: what such a run has left of it on the temporary disk.
         """
         self._services = services
         self._entry = entry
         self._on_bytes = on_bytes
         self._on_fetched = on_fetched
-        self._salvage = salvage
         self._path = services.spool.path(job_id, entry.index)
         self._host = host_of(entry.source.url)
         self._watch = Stopwatch(services.clock, self._host)
@@ -73,6 +73,7 @@ class FileFetch:
             name=name,
             compress=compress,
             packed=packed,
+            left=left,
         )
         #: Requests made.
         self.attempts = 0
@@ -137,7 +138,7 @@ class FileFetch:
 
     async def _go_on(self) -> Fetched | None:
         """Take up what an earlier run has left; the file, where that is all of it."""
-        fetched = await self._intake.salvage() if self._salvage else None
+        fetched = await self._intake.salvage()
         if not self.received:
             self._intake.skip_stored()
         try:

@@ -20,7 +20,8 @@ from downloadd.model import FileEntry
 from downloadd.pipeline import salvage
 from downloadd.pipeline.disk import remove_sync
 from downloadd.pipeline.fetched import Fetched, Packed
-from downloadd.pipeline.notes import Note, Origin, Tail, Whole, tail_path
+from downloadd.pipeline.leavings import Left
+from downloadd.pipeline.notes import Note, Origin, Tail, Whole, note_path, tail_path
 from downloadd.pipeline.payload import FilePayload, MemoryPayload
 from downloadd.pipeline.room import STEP, Room
 from downloadd.pipeline.services import FetchServices
@@ -50,10 +51,11 @@ class Intake:
         name: str,
         compress: bool,
         packed: Packed | None,
+        left: Left | None,
     ) -> None:
         """``path`` is where the payload may lie, ``name`` the one planned for the file.
 
-        ``packed``: it was packed by an earlier run.
+        ``packed``: it was packed by an earlier run. ``left``: what that left on the disk.
         """
         self._spool = services.spool
         self._format_check = services.policy.format_check
@@ -62,7 +64,10 @@ class Intake:
         self._name = name
         self._compress = compress
         self._packed = packed
-        self.room = Room(services.spool.disk, services.clock)
+        self._left = left
+        self.room = Room(
+            services.spool.disk, services.clock, left.reservation if left is not None else None
+        )
         self._reset()
 
     def _reset(self) -> None:
@@ -83,20 +88,26 @@ class Intake:
 
     async def salvage(self) -> Fetched | None:
         """Take up what an earlier run left on the disk; the file, where that is all of it."""
+        if self._left is None:
+            return None
         try:
             with self.room.moving():
-                return await self._salvaged()
+                return await self._salvaged(self._left)
         except (SpoolError, FileError) as exc:
             log.warning("fetch.not_salvaged", fileId=self._entry.label, error=exc.message)
             await self.close()
             return None
 
-    async def _salvaged(self) -> Fetched | None:
+    async def _salvaged(self, left: Left) -> Fetched | None:
         stored = self._packed.stored if self._packed is not None else 0
         found = await self._spool.run(salvage.find_sync, self._path, stored)
         if found is None:
+            await self.close()
             return None
         note, size = found
+        # Killed while it changed one for another, that may have left more than there is to be.
+        of_use = {note.file(self._path), note_path(self._path)}
+        await self._spool.run(remove_sync, *set(left.paths) - of_use)
         if note.whole is not None:
             return await self._salvaged_whole(note, note.whole, size)
         await self.room.take(note.origin.size or size + STEP)
@@ -109,8 +120,6 @@ class Intake:
     async def _salvaged_whole(self, note: Note, whole: Whole, size: int) -> Fetched:
         if not await self._spool.run(salvage.intact_sync, self._path, note, whole):
             raise SpoolError("A temporary file of the server is damaged.")
-        if note.tail is not None:  # killed before it was removed, the rest may be there still
-            await self._spool.run(remove_sync, self._path)
         await self.room.take(size)
         self.received = whole.size
         log.info("fetch.salvaged", fileId=self._entry.label, bytes=whole.size)
@@ -281,17 +290,21 @@ class Intake:
 
     def _handed_over(self, note: Note) -> Fetched:
         """Hand the file on the temporary disk over to whoever packs it."""
+        self._left = None
         reservation = self.room.hand_over(note.size_on_disk)
         return Fetched.of(note, FilePayload(self._spool, self._path, note, reservation))
 
     async def close(self) -> None:
         """Drop the bytes that are here, and begin from nothing if more come."""
-        absorber = self._absorber
+        absorber, left = self._absorber, self._left
         await self._hop_ended()
         self._reset()
+        self._left = None
         try:
             if absorber is not None:
                 await self._spool.run(absorber.discard_sync)
+            if left is not None:
+                await self._spool.run(remove_sync, *left.paths)
         finally:
             self.room.release()
 

@@ -21,12 +21,15 @@ class Room:
     A small file, however slow, takes no part in that.
     """
 
-    def __init__(self, disk: DiskBudget, clock: Clock) -> None:
+    def __init__(
+        self, disk: DiskBudget, clock: Clock, reservation: Reservation | None = None
+    ) -> None:
+        """``reservation``: of the bytes that lie there already."""
         self._disk = disk
         self._clock = clock
         self._moving = ExitStack()
-        self._reservation: Reservation | None = None
-        self._reserved_at = 0.0
+        self._reservation = reservation
+        self._reserved_at: float | None = None
 
     @contextmanager
     def moving(self) -> Iterator[None]:
@@ -40,11 +43,15 @@ class Room:
             yield
 
     async def take(self, size: int) -> None:
-        """Reserve ``size`` bytes, inside ``moving``; later calls change nothing."""
+        """Reserve ``size`` bytes in all, inside ``moving``; later calls change nothing."""
         if self._reservation is None:
             self._moving.enter_context(self._disk.moving())
             self._reservation = await self._disk.reserve(size)
-            self._reserved_at = self._clock.monotonic()
+        elif self._reserved_at is None:
+            await self._reservation.grow(self._disk.at_first(size))
+        else:
+            return
+        self._reserved_at = self._clock.monotonic()
 
     async def grow(self, received: int) -> None:
         """Make sure of room for ``received`` bytes."""
@@ -59,12 +66,12 @@ class Room:
         reservation = self._reservation
         if reservation is None or reservation.size <= received + STEP:
             return
-        if self._clock.monotonic() - self._reserved_at > _PATIENCE:
+        if self._clock.monotonic() - (self._reserved_at or 0.0) > _PATIENCE:
             reservation.shrink(received + STEP)
 
     def hand_over(self, size: int) -> Reservation:
         """Let go of the reservation, which is ``size`` bytes from now on."""
-        reservation, self._reservation = self._reservation, None
+        reservation, self._reservation, self._reserved_at = self._reservation, None, None
         if reservation is None:
             raise AssertionError("no bytes went to disk")
         reservation.shrink(size)
@@ -72,6 +79,6 @@ class Room:
 
     def release(self) -> None:
         """Give everything back; a second time does nothing."""
-        reservation, self._reservation = self._reservation, None
+        reservation, self._reservation, self._reserved_at = self._reservation, None, None
         if reservation is not None:
             reservation.release()

@@ -28,6 +28,7 @@ from downloadd.model import Archive, Job, OnError, Stage
 from downloadd.pipeline.checkpoint import Checkpoint
 from downloadd.pipeline.fetched import Fetched, payload_of
 from downloadd.pipeline.fetching import FileFetch
+from downloadd.pipeline.leavings import Leavings
 from downloadd.pipeline.packing import Packing
 from downloadd.pipeline.services import RunServices
 from downloadd.pipeline.snapshot import Step, snapshot
@@ -46,8 +47,7 @@ _CRASHED = "The server failed while it worked on the file; its log says why."
 class JobRun:
     """Works on one claimed job. ``steps`` once, then ``close``.
 
-    Before that ``discard`` if it was in vain, ``forsake`` if another goes on;
-    ``close`` keeps the temporary files for another that goes on here.
+    Before that ``discard`` if it was in vain, ``forsake`` if another goes on.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class JobRun:
         self.fetched = 0  # bytes that have come from sources, whatever became of them
         self._checkpoint = Checkpoint.parse(checkpoint) if checkpoint else None
         self._fetches: dict[asyncio.Task[Fetched], tuple[int, FileFetch]] = {}
-        self._salvage = False  # whether an earlier run has left temporary files here
+        self._left = Leavings({}, self._spool.run)  # of an earlier run
         self._begin()
 
     def _begin(self) -> None:
@@ -100,10 +100,12 @@ class JobRun:
         Raises ``JobError``, ``SpoolError`` and ``StorageError``.
         """
         # Not sooner: a run that ended here a moment ago may still be leaving them.
-        self._salvage = self._spool.adopt(self._job.id)
+        self._left = await self._spool.adopt(self._job.id)
         try:
             if self._checkpoint is not None:
                 await self._resume(self._checkpoint)
+            await self._left.drop_all_but(self._pending)  # what has been stored since
+            self._pending = self._left.first(self._pending)
             async with aclosing(self._work()) as steps:
                 async for step in steps:
                     yield step
@@ -117,7 +119,7 @@ class JobRun:
             await self.discard()
             await self.close()
             settled = self._packing.settled()
-            self._checkpoint, self._salvage = None, False
+            self._checkpoint = None
             self._begin()
             self._packing.tell_again(settled)
             async with aclosing(self._work()) as steps:
@@ -204,7 +206,7 @@ class JobRun:
                 on_bytes=self._count,
                 on_fetched=self._take,
                 packed=self._packing.again.get(index),
-                salvage=self._salvage,
+                left=self._left.take(index),
             )
             self._fetches[asyncio.create_task(fetch.run(), name=f"fetch-{index}")] = (index, fetch)
 
@@ -223,10 +225,10 @@ class JobRun:
             index, _ = self._fetches[task]
             try:
                 fetched = task.result()
-            except DownloaddError as exc:
-                if not isinstance(exc, FileError):
-                    raise
+            except FileError as exc:
                 await self._give_up(task, exc)
+            except DownloaddError:
+                raise
             except Exception:
                 # A fault of ours that one file brings out is no reason to lose the others.
                 log.exception("file.crashed", fileId=self._packing.files[index].label)
@@ -240,10 +242,7 @@ class JobRun:
         index, fetch = self._fetches[task]
         await fetch.close()
         del self._fetches[task]
-        self._fail(index, fetch.attempts, exc)
-
-    def _fail(self, index: int, attempts: int, exc: FileError) -> None:
-        entry = self._packing.fail(index, exc, attempts=attempts)
+        entry = self._packing.fail(index, exc, attempts=fetch.attempts)
         self._services.fetch.metrics.file_failed(exc.code)
         log.warning("file.failed", fileId=entry.label, code=exc.code, error=exc.message)
         if self._job.options.on_error is OnError.FAIL and self._failure is None:
@@ -273,10 +272,10 @@ class JobRun:
             sealed=checkpoint.sealed,
             validators=checkpoint.validators,
         )
-        again = self._packing.again
         self._pending = deque(self._packing.pending())
         self._bytes = self._packing.bytes_here()
-        log.info("job.resumed", parts=len(kept.parts), entries=len(kept.entries), again=len(again))
+        again = len(self._packing.again)
+        log.info("job.resumed", parts=len(kept.parts), entries=len(kept.entries), again=again)
 
     async def _resume_completed(self, checkpoint: Checkpoint) -> bool:
         """Whether the upload is gone because it was completed before the interruption."""
@@ -330,8 +329,7 @@ class JobRun:
         self._told = self._clock.monotonic()
         under_way = self._fetches.values()
         self._job = snapshot(self._job, stage, self._packing, under_way).evolve(
-            bytes_fetched=self._bytes,
-            updated_at=self._clock.now(),
+            bytes_fetched=self._bytes, updated_at=self._clock.now()
         )
         return Step(
             job=self._job,
@@ -363,10 +361,12 @@ class JobRun:
         """
         await self.stop()
         if keep:
-            await self._leave()
+            async with self._spool.keeping(self._job.id):
+                await self._leave()
         else:
             await self._drop()
             await self._spool.clear(self._job.id)
+            self._left.release()
 
     async def stop(self) -> None:
         """End whatever is under way."""
@@ -397,4 +397,4 @@ class JobRun:
         for index, payload in list(payloads.items()):
             await payload.leave(self._spool, self._spool.path(self._job.id, index))
             del payloads[index]
-        await self._spool.keep(self._job.id)
+        self._left.release()

@@ -14,7 +14,7 @@ from pathlib import Path
 from isal import isal_zlib
 
 from downloadd.errors import SpoolError
-from downloadd.pipeline.disk import disk_errors
+from downloadd.pipeline.disk import disk_errors, remove_sync
 from downloadd.pipeline.notes import Note, Whole
 from downloadd.pipeline.spool import HOP, Absorber
 
@@ -60,10 +60,11 @@ def go_on_sync(path: Path, note: Note, absorber: Absorber) -> int:
         left = path.with_name(f"{path.name}.left")
         with disk_errors():
             path.replace(left)
-        for chunk in _inflated(_read(left)):
-            absorber.absorb_sync([chunk])
-        with disk_errors():
-            left.unlink()
+        try:
+            for chunk in _inflated(_read(left)):
+                absorber.absorb_sync([chunk])
+        finally:
+            remove_sync(left)
     else:
         for chunk in _read(path):
             absorber.digester.update(chunk)

@@ -6,8 +6,9 @@ import asyncio
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from downloadd.archive import Deflater
 from downloadd.digest import Digester
 from downloadd.pipeline.budget import DiskBudget, MemoryBudget
 from downloadd.pipeline.disk import disk_errors, remove_sync
+from downloadd.pipeline.leavings import Leavings, Left, files_in, size_of
 from downloadd.pipeline.notes import Note, note_path
 from downloadd.tasks import Args, R, in_thread
 
@@ -176,8 +178,11 @@ class Spool:
 
     async def clear(self, job_id: str) -> None:
         """Remove whatever a job has on the disk."""
-        self._forget_kept(job_id)
-        await self._remove(job_id)
+        size = self._kept.pop(job_id, 0)
+        try:
+            await self._remove(job_id)
+        finally:
+            self.disk.give_up(size)
 
     # --- what jobs leave ---
 
@@ -187,28 +192,42 @@ class Spool:
 
     async def clear_kept(self, job_id: str) -> None:
         """Remove what is kept of a job; nothing where it is worked on, or unknown."""
-        if self._forget_kept(job_id):
-            await self._remove(job_id)
+        if job_id in self._kept:
+            await self.clear(job_id)
 
-    async def keep(self, job_id: str) -> None:
-        """Keep what a job has in its folder for its next run, until the disk is needed."""
-        if size := await self.run(_size_of, self._root / job_id):
-            self._note_kept(job_id, size)
+    @asynccontextmanager
+    async def keeping(self, job_id: str) -> AsyncIterator[None]:
+        """Keep what a job has in its folder for its next run, until the disk is needed.
 
-    def adopt(self, job_id: str) -> bool:
-        """Take a job's folder to work with; whether something was kept in it."""
-        return self._forget_kept(job_id)
+        What the job has reserved is given back inside: what lies there is
+        counted beside it, lest somebody else takes the room meanwhile.
+        """
+        size = await self.run(size_of, self._root / job_id)
+        self.disk.keep(size)
+        try:
+            yield
+            if kept := await self.run(size_of, self._root / job_id):
+                self._note_kept(job_id, kept)
+        finally:
+            self.disk.give_up(size)
+
+    async def adopt(self, job_id: str) -> Leavings:
+        """Take a job's folder to work with, and what was kept in it."""
+        if (size := self._kept.pop(job_id, None)) is None:
+            return Leavings({}, self.run)
+        try:
+            found = await self.run(files_in, self._root / job_id)
+            left = {
+                index: Left(tuple(sizes), self.disk.adopt(sum(sizes.values())))
+                for index, sizes in found.items()
+            }
+        finally:
+            self.disk.give_up(size)
+        return Leavings(left, self.run)
 
     def _note_kept(self, job_id: str, size: int) -> None:
         self._kept[job_id] = size
         self.disk.keep(size)
-
-    def _forget_kept(self, job_id: str) -> bool:
-        size = self._kept.pop(job_id, None)
-        if size is None:
-            return False
-        self.disk.give_up(size)
-        return True
 
     def evict_all(self) -> None:
         """Give up whatever is merely kept: the disk is fuller than it was taken to be."""
@@ -260,13 +279,4 @@ def _left_in(root: Path) -> list[tuple[str, int]]:
         shutil.rmtree(gone, ignore_errors=True)
     folders = [path for path in root.iterdir() if path.is_dir()]
     folders.sort(key=lambda path: path.stat().st_mtime)
-    return [(path.name, _size_of(path)) for path in folders]
-
-
-def _size_of(folder: Path) -> int:
-    """Bytes in a folder's files; 0 where there is none, or none that the disk lets us see."""
-    try:
-        return sum(path.stat().st_size for path in folder.glob("*"))
-    except OSError as exc:
-        log.warning("spool.not_measured", jobId=folder.name, error=exc.strerror)
-        return 0
+    return [(path.name, size_of(path)) for path in folders]

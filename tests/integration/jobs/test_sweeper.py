@@ -205,7 +205,8 @@ async def test_temporary_folders(site: Site) -> None:
         path = site.worker.spool.path(claim.job.id, 0)
         site.worker.spool.make_folder_sync(path.parent)
         path.write_bytes(b"payload")
-        await site.worker.spool.keep(claim.job.id)
+        async with site.worker.spool.keeping(claim.job.id):
+            pass
     assert await site.sweeper.sweep()
     left = {path.name for path in site.worker.folder.iterdir()}
     assert left == {jobs[name].job.id for name in (*ALIVE, "given up")}

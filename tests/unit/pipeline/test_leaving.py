@@ -129,7 +129,8 @@ async def test_a_folder_that_is_not_there_is_not_evicted_from_the_next_run(
     made: Path = bench.folder / job_id
     made.mkdir(parents=True)
     (made / "0").write_bytes(b"kept")
-    await bench.spool.keep(job_id)
+    async with bench.spool.keeping(job_id):
+        pass
     assert bench.spool.kept_jobs() == [job_id]
     shutil.rmtree(made)  # by somebody else
     busy = threading.Event()

@@ -18,6 +18,7 @@ from downloadd.errors import FileFailed, SourceUnreachable
 from downloadd.model import FileStatus, Job, Source
 from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
 from downloadd.pipeline.checkpoint import Checkpoint
+from downloadd.pipeline.notes import note_path, tail_path
 from downloadd.ports import Stored
 from tests.fakes import Answer
 from tests.folders import file_sizes
@@ -257,6 +258,30 @@ async def test_only_what_no_stored_part_covers_is_fetched(
     assert done.bytes_fetched == sum(map(len, origin.files.values()))
     assert bench.clean()
     assert not bench.store.uploads
+
+
+@pytest.mark.usefixtures("small_parts")
+async def test_files_of_stored_parts_go_when_the_job_goes_on(make_bench: MakeBench) -> None:
+    """A kill may come between a checkpoint and the removal of what it sets free."""
+    origin = Origin(stored=content(1, 3 * MIB), next=content(2, 2 * MIB), slow=content(3, MIB))
+    origin.stop_after = {"slow": 100_000}
+    bench = make_bench(origin)
+    run = bench.run(make_job(origin.sources()))
+    job, checkpoint = await run_until(run, lambda: len(run._upload._saved) >= 4)
+    await run.close(keep=True)
+    (index,) = {"0", "1"} - {name.partition(".")[0] for name in on_disk(bench)}
+    left = bench.folder / job.id / index  # was laid out first, and is stored
+    for path in (left, note_path(left), tail_path(left, MIB)):
+        path.write_bytes(bytes(MIB))
+    next_bench = restarted(bench)
+    again = next_bench.run(job, checkpoint)
+    await run_until(again, lambda: bool(again._fetches))
+    assert not {name for name in on_disk(next_bench) if name.startswith(index)}
+    origin.stop_after.clear()
+    await again.close(keep=True)
+    done = await next_bench.finish(job, checkpoint)
+    assert unzipped(next_bench, done) == origin.files
+    assert next_bench.clean()
 
 
 @pytest.mark.usefixtures("small_parts")
