@@ -108,6 +108,10 @@ class DiskBudget:
         self._favoured = 0
         #: When something was set free, or somebody began to wait, last.
         self._hopeful_at = 0.0
+        #: Bytes that lay there when they were reserved.
+        self._adopted = 0
+        #: How many give back what may be counted again.
+        self._withheld = 0
 
     @property
     def used(self) -> int:
@@ -151,9 +155,21 @@ class DiskBudget:
     def adopt(self, size: int) -> Reservation:
         """Reserve bytes that lie there already, whether or not there is room for them."""
         reservation = self._new_reservation()
-        reservation.size = size
+        reservation.size = reservation.adopted = size
         self._used += size
+        self._adopted += size
         return reservation
+
+    @contextmanager
+    def withheld(self) -> Iterator[None]:
+        """Let those who wait go on waiting: what is given back inside may be counted again."""
+        self._withheld += 1
+        with self.busy():
+            try:
+                yield
+            finally:
+                self._withheld -= 1
+                self._grant()
 
     def _new_reservation(self) -> Reservation:
         self._sequence += 1
@@ -168,9 +184,8 @@ class DiskBudget:
         self._used += size
 
     def give_up(self, size: int) -> None:
-        """Count bytes no more that were kept."""
-        if size:
-            self._release(size)
+        """Count bytes no more that were kept; whoever waits for room looks for it again."""
+        self._release(size)
 
     async def _acquire(self, rank: tuple[int, int], size: int) -> None:
         if rank[1] == self._favoured:
@@ -196,8 +211,9 @@ class DiskBudget:
         finally:
             self._movers += 1
 
-    def _release(self, size: int) -> None:
+    def _release(self, size: int, *, adopted: int = 0) -> None:
         self._used -= size
+        self._adopted -= adopted
         self._hope()
         self._grant()
 
@@ -205,6 +221,8 @@ class DiskBudget:
         self._hopeful_at = asyncio.get_running_loop().time()
 
     def _grant(self) -> None:
+        if self._withheld:
+            return
         while self._waiters and self._has_room(self._waiters[0]):
             waiter = heapq.heappop(self._waiters)
             if not waiter.ready.cancelled():
@@ -246,9 +264,12 @@ class DiskBudget:
 
     @property
     def _hopeless(self) -> bool:
-        """Whether what moves has set nothing free for long, and nobody is over the cap yet."""
+        """Whether what moves has set nothing free for long, and nobody is over the cap yet.
+
+        What an earlier run has left may be, with nobody to blame.
+        """
         waited = asyncio.get_running_loop().time() - self._hopeful_at
-        return waited >= _PATIENCE and self._used <= self._cap
+        return waited >= _PATIENCE and self._used - self._adopted <= self._cap
 
 
 class Reservation:
@@ -258,6 +279,8 @@ class Reservation:
         self._budget = budget
         self._sequence = sequence
         self.size = 0
+        #: Bytes of it that lay there before.
+        self.adopted = 0
 
     async def grow(self, size: int) -> None:
         """Wait until the reservation is ``size`` bytes."""
@@ -268,8 +291,9 @@ class Reservation:
     def shrink(self, size: int) -> None:
         """Give back what is above ``size`` bytes."""
         if (less := self.size - size) > 0:
-            self.size = size
-            self._budget._release(less)  # noqa: SLF001
+            gone = max(0, self.adopted - size)
+            self.size, self.adopted = size, self.adopted - gone
+            self._budget._release(less, adopted=gone)  # noqa: SLF001
 
     def release(self) -> None:
         """Give everything back; a second time does nothing."""

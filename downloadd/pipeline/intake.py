@@ -314,6 +314,8 @@ class Intake:
         try:
             if self._absorber is not None:
                 await self._spool.run(self._absorber.close_sync)
+        except SpoolError as exc:  # the next run looks at what there is
+            log.warning("fetch.not_left", fileId=self._entry.label, error=exc.message)
         finally:
             self.room.release()
 

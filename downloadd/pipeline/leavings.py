@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +63,20 @@ def files_in(folder: Path) -> dict[int, dict[Path, int]]:
     Nothing of what the disk does not let us see.
     """
     found: dict[int, dict[Path, int]] = defaultdict(dict)
-    try:
+    with _unseen(folder):
         for path in folder.glob("*"):
             index = path.name.partition(".")[0]
-            found[int(index) if index.isdecimal() else _NOBODYS][path] = path.stat().st_size
-    except OSError as exc:
-        log.warning("spool.not_measured", jobId=folder.name, error=exc.strerror)
+            with _unseen(path):
+                found[int(index) if index.isdecimal() else _NOBODYS][path] = path.stat().st_size
     return found
+
+
+@contextmanager
+def _unseen(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        log.warning("spool.not_measured", path=path.name, error=exc.strerror)
 
 
 def size_of(folder: Path) -> int:

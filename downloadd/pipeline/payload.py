@@ -78,7 +78,7 @@ class MemoryPayload(Payload):
     async def discard(self) -> None:
         if self._memory is not None:
             self._memory.give_back(len(self._data))
-        self._memory, self._data = None, b""
+        self._memory, self._data, self._note = None, b"", None
 
     async def leave(self, spool: Spool, path: Path) -> None:
         try:

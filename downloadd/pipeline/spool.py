@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import structlog
 
 from downloadd.archive import Deflater
 from downloadd.digest import Digester
+from downloadd.errors import SpoolError
 from downloadd.pipeline.budget import DiskBudget, MemoryBudget
 from downloadd.pipeline.disk import disk_errors, remove_sync
 from downloadd.pipeline.leavings import Leavings, Left, files_in, size_of
@@ -82,12 +83,14 @@ class Absorber:
         self.close_sync()
 
     def close_sync(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with disk_errors():  # what was written may only be known now not to have been
+                os.close(file)
 
     def discard_sync(self) -> None:
-        self.close_sync()
+        with suppress(SpoolError):  # what could not be written is not wanted any more
+            self.close_sync()
         remove_sync(self.path, note_path(self.path))
 
     def _write(self, chunks: Sequence[bytes]) -> None:
@@ -178,11 +181,12 @@ class Spool:
 
     async def clear(self, job_id: str) -> None:
         """Remove whatever a job has on the disk."""
-        size = self._kept.pop(job_id, 0)
+        size = self._kept.pop(job_id, None)
         try:
             await self._remove(job_id)
         finally:
-            self.disk.give_up(size)
+            if size is not None:
+                self.disk.give_up(size)
 
     # --- what jobs leave ---
 
@@ -199,17 +203,13 @@ class Spool:
     async def keeping(self, job_id: str) -> AsyncIterator[None]:
         """Keep what a job has in its folder for its next run, until the disk is needed.
 
-        What the job has reserved is given back inside: what lies there is
-        counted beside it, lest somebody else takes the room meanwhile.
+        What the job has reserved is given back inside. Nobody gets that room
+        before it is known how much of it stays taken.
         """
-        size = await self.run(size_of, self._root / job_id)
-        self.disk.keep(size)
-        try:
+        with self.disk.withheld():
             yield
-            if kept := await self.run(size_of, self._root / job_id):
-                self._note_kept(job_id, kept)
-        finally:
-            self.disk.give_up(size)
+            if size := await self.run(size_of, self._root / job_id):
+                self._note_kept(job_id, size)
 
     async def adopt(self, job_id: str) -> Leavings:
         """Take a job's folder to work with, and what was kept in it."""
@@ -217,17 +217,21 @@ class Spool:
             return Leavings({}, self.run)
         try:
             found = await self.run(files_in, self._root / job_id)
-            left = {
-                index: Left(tuple(sizes), self.disk.adopt(sum(sizes.values())))
-                for index, sizes in found.items()
-            }
-        finally:
-            self.disk.give_up(size)
+        except BaseException:
+            self._kept[job_id] = size
+            raise
+        left = {
+            index: Left(tuple(sizes), self.disk.adopt(sum(sizes.values())))
+            for index, sizes in found.items()
+        }
+        self.disk.give_up(size)
         return Leavings(left, self.run)
 
     def _note_kept(self, job_id: str, size: int) -> None:
+        earlier = self._kept.pop(job_id, 0)
         self._kept[job_id] = size
         self.disk.keep(size)
+        self.disk.give_up(earlier)
 
     def evict_all(self) -> None:
         """Give up whatever is merely kept: the disk is fuller than it was taken to be."""

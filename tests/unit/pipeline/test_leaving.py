@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +62,31 @@ async def paused(make_bench: MakeBench) -> tuple[Bench, JobRun]:
     return bench, run
 
 
+class HalfWay(Answer):
+    async def chunks(self):  # type: ignore[no-untyped-def]
+        yield self.data[: MIB + 1]
+        await asyncio.Event().wait()
+
+
+async def half_way(make_bench: MakeBench) -> tuple[Bench, JobRun]:
+    """A run that was stopped when three files were here, and some of the fourth."""
+
+    def script(source: Source, offset: int, validator: str | None) -> Answer:
+        answer = origin(source, offset, validator)
+        return HalfWay(data=answer.data) if source.url.endswith("/d") else answer
+
+    bench = make_bench(script)
+    run = bench.run(make_job(sources()))
+    task = asyncio.create_task(packed(run))
+    some = bench.folder / run._job.id / "3"
+    async with asyncio.timeout(20):
+        while len(run._packing.payloads) < 3 or not some.exists():
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return bench, run
+
+
 async def test_a_full_disk_keeps_what_is_on_it(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +104,30 @@ async def test_a_full_disk_keeps_what_is_on_it(
     assert bench.clean()
 
 
+async def test_what_is_left_once_is_not_left_empty(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A close that is cancelled and made again does not overwrite what the first one wrote."""
+    bench, run = await paused(make_bench)
+    write, begun, let_go = MemoryPayload._write_sync, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> None:
+        begun.set()
+        let_go.wait(20)
+        write(*given)
+
+    monkeypatch.setattr(MemoryPayload, "_write_sync", slow)
+    closing = asyncio.create_task(run.close(keep=True))
+    await asyncio.to_thread(begun.wait, 20)
+    closing.cancel()
+    let_go.set()
+    await asyncio.gather(closing, return_exceptions=True)
+    await run.close(keep=True)
+    folder = bench.folder / run._job.id
+    assert [(folder / str(n)).read_bytes() for n in range(4)] == list(FILES.values())
+    assert not held(bench)
+
+
 async def test_a_disk_that_removes_nothing_gives_the_budget_back(
     make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,28 +136,41 @@ async def test_a_disk_that_removes_nothing_gives_the_budget_back(
     def read_only(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    class HalfWay(Answer):
-        async def chunks(self):  # type: ignore[no-untyped-def]
-            yield self.data[: MIB + 1]
-            await asyncio.Event().wait()
-
-    def script(source: Source, offset: int, validator: str | None) -> Answer:
-        answer = origin(source, offset, validator)
-        return HalfWay(data=answer.data) if source.url.endswith("/d") else answer
-
-    bench = make_bench(script)
-    run = bench.run(make_job(sources()))
-    task = asyncio.create_task(packed(run))
-    half_way = bench.folder / run._job.id / "3"
-    async with asyncio.timeout(20):
-        while len(run._packing.payloads) < 3 or not half_way.exists():
-            await asyncio.sleep(0.01)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    bench, run = await half_way(make_bench)
     for name in ("unlink", "rename"):
         monkeypatch.setattr(Path, name, read_only)
     await run.close()
     assert not held(bench)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_a_disk_that_fails_at_a_close_gives_the_budget_back(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    """Some file systems say only then that they are full: what else there is, is left all the same.
+
+    The next run looks at what there is of that file.
+    """
+    bench, run = await half_way(make_bench)
+    close, failed = os.close, list[int]()
+
+    def failing(file: int) -> None:
+        of_file = stat.S_ISREG(os.fstat(file).st_mode)
+        close(file)
+        if of_file:
+            failed.append(file)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "close", failing)
+    await run.close(keep=keep)
+    monkeypatch.undo()
+    assert failed
+    assert bench.spool.kept_jobs() == [run._job.id] * keep
+    assert not held(bench)
+    bench.reader.script = origin
+    job = await bench.finish(run._job)
+    assert job.archive is not None
+    assert bench.clean()
 
 
 async def test_a_retry_that_is_too_large_again_holds_no_disk(make_bench: MakeBench) -> None:
