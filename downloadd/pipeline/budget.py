@@ -108,8 +108,8 @@ class DiskBudget:
         self._favoured = 0
         #: When something was set free, or somebody began to wait, last.
         self._hopeful_at = 0.0
-        #: Bytes that lay there when they were reserved.
-        self._adopted = 0
+        #: Bytes over the cap that no waiter was let have: they lay there already.
+        self._excused = 0
         #: How many give back what may be counted again.
         self._withheld = 0
 
@@ -155,9 +155,9 @@ class DiskBudget:
     def adopt(self, size: int) -> Reservation:
         """Reserve bytes that lie there already, whether or not there is room for them."""
         reservation = self._new_reservation()
-        reservation.size = reservation.adopted = size
+        reservation.size = size
         self._used += size
-        self._adopted += size
+        self._excused = max(self._excused, self._used - self._cap)
         return reservation
 
     @contextmanager
@@ -211,9 +211,9 @@ class DiskBudget:
         finally:
             self._movers += 1
 
-    def _release(self, size: int, *, adopted: int = 0) -> None:
+    def _release(self, size: int) -> None:
         self._used -= size
-        self._adopted -= adopted
+        self._excused = max(0, min(self._excused, self._used - self._cap))
         self._hope()
         self._grant()
 
@@ -264,12 +264,9 @@ class DiskBudget:
 
     @property
     def _hopeless(self) -> bool:
-        """Whether what moves has set nothing free for long, and nobody is over the cap yet.
-
-        What an earlier run has left may be, with nobody to blame.
-        """
+        """Whether what moves has set nothing free for long, and nobody was let over the cap yet."""
         waited = asyncio.get_running_loop().time() - self._hopeful_at
-        return waited >= _PATIENCE and self._used - self._adopted <= self._cap
+        return waited >= _PATIENCE and self._used - self._excused <= self._cap
 
 
 class Reservation:
@@ -279,8 +276,6 @@ class Reservation:
         self._budget = budget
         self._sequence = sequence
         self.size = 0
-        #: Bytes of it that lay there before.
-        self.adopted = 0
 
     async def grow(self, size: int) -> None:
         """Wait until the reservation is ``size`` bytes."""
@@ -291,9 +286,8 @@ class Reservation:
     def shrink(self, size: int) -> None:
         """Give back what is above ``size`` bytes."""
         if (less := self.size - size) > 0:
-            gone = max(0, self.adopted - size)
-            self.size, self.adopted = size, self.adopted - gone
-            self._budget._release(less, adopted=gone)  # noqa: SLF001
+            self.size = size
+            self._budget._release(less)  # noqa: SLF001
 
     def release(self) -> None:
         """Give everything back; a second time does nothing."""

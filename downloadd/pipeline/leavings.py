@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,12 @@ class Leavings:
         """What is left of this file, if anything is."""
         return self._left.pop(index, None)
 
-    def first(self, indices: Iterable[int]) -> deque[int]:
-        """These files, those first of which something is left: it holds room until then."""
-        return deque(sorted(indices, key=lambda index: index not in self._left))
+    def first(self, indices: Iterable[int], *, after: Container[int]) -> deque[int]:
+        """These files, those first of which something is left: it holds room until then.
+
+        ``after`` those that are waited for.
+        """
+        return deque(sorted(indices, key=lambda it: it not in after and it not in self._left))
 
     async def drop_all_but(self, indices: Collection[int]) -> None:
         """Remove what nobody is going to take up."""

@@ -11,6 +11,7 @@ from downloadd.model import FileEntry, FileStatus, Job, OnError
 from downloadd.naming import Names
 from downloadd.pipeline.fetched import Fetched, Packed
 from downloadd.pipeline.payload import MemoryPayload, Payload
+from downloadd.pipeline.spool import Spool
 from downloadd.ports import Transfer, Twin
 
 #: A file below this size is fetched whole rather than from where it is stored.
@@ -18,7 +19,7 @@ _LARGE = 1 << 20
 
 
 class Packing:
-    """The files of one run. No I/O but discarding payloads."""
+    """The files of one run. No I/O but discarding and leaving payloads."""
 
     def __init__(self, job: Job) -> None:
         """Begin with nothing packed.
@@ -211,6 +212,13 @@ class Packing:
         for index, payload in list(self.payloads.items()):
             await payload.discard()
             del self.payloads[index]
+
+    async def leave(self, spool: Spool, *, in_memory: bool) -> None:
+        """Leave the payloads that are in memory, or the others, for the job's next run."""
+        for index, payload in list(self.payloads.items()):
+            if payload.in_memory is in_memory:
+                await payload.leave(spool, spool.path(self._job.id, index))
+                del self.payloads[index]
 
 
 def _compare(packed: Packed, fetched: Fetched) -> None:

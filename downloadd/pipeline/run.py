@@ -45,10 +45,7 @@ _CRASHED = "The server failed while it worked on the file; its log says why."
 
 
 class JobRun:
-    """Works on one claimed job. ``steps`` once, then ``close``.
-
-    Before that ``discard`` if it was in vain, ``forsake`` if another goes on.
-    """
+    """Works on one claimed job: ``steps``; ``discard`` or ``forsake`` if in vain; ``close``."""
 
     def __init__(
         self, services: RunServices, job: Job, checkpoint: str | None, *, namespace: str = ""
@@ -105,7 +102,7 @@ class JobRun:
             if self._checkpoint is not None:
                 await self._resume(self._checkpoint)
             await self._left.drop_all_but(self._pending)  # what has been stored since
-            self._pending = self._left.first(self._pending)
+            self._pending = self._left.first(self._pending, after=self._packing.again)
             async with aclosing(self._work()) as steps:
                 async for step in steps:
                     yield step
@@ -170,9 +167,8 @@ class JobRun:
     @property
     def _stored(self) -> bool:
         """Whether nothing but finishing is left."""
-        if not self._packing.layout.sealed or self._packing.again:
-            return False
-        return self._upload.done if self._upload.id else not self._upload.wanted
+        packed = self._packing.layout.sealed and not self._packing.again
+        return packed and (self._upload.done if self._upload.id else not self._upload.wanted)
 
     async def _advance(self) -> None:
         await self._collect_fetches()
@@ -361,8 +357,7 @@ class JobRun:
         """
         await self.stop()
         if keep:
-            async with self._spool.keeping(self._job.id):
-                await self._leave()
+            await self._leave()
         else:
             await self._drop()
             await self._spool.clear(self._job.id)
@@ -388,13 +383,14 @@ class JobRun:
         await self._packing.discard()
 
     async def _leave(self) -> None:
-        payloads = self._packing.payloads
-        for task, (index, fetch) in list(self._fetches.items()):
+        for task, (index, _) in self._fetches.items():
             if (payload := payload_of(task)) is not None:
-                payloads[index] = payload
-            await fetch.leave()
-            del self._fetches[task]
-        for index, payload in list(payloads.items()):
-            await payload.leave(self._spool, self._spool.path(self._job.id, index))
-            del payloads[index]
-        self._left.release()
+                self._packing.payloads[index] = payload
+        # Small ones can be many, and whoever waits for disk is not to wait for them.
+        await self._packing.leave(self._spool, in_memory=True)
+        async with self._spool.keeping(self._job.id):
+            for task, (_, fetch) in list(self._fetches.items()):
+                await fetch.leave()
+                del self._fetches[task]
+            await self._packing.leave(self._spool, in_memory=False)
+            self._left.release()

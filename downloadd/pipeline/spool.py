@@ -231,7 +231,8 @@ class Spool:
         earlier = self._kept.pop(job_id, 0)
         self._kept[job_id] = size
         self.disk.keep(size)
-        self.disk.give_up(earlier)
+        if earlier:
+            self.disk.give_up(earlier)
 
     def evict_all(self) -> None:
         """Give up whatever is merely kept: the disk is fuller than it was taken to be."""

@@ -16,7 +16,7 @@ import pytest
 from downloadd.model import Job, Source
 from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
 from downloadd.pipeline.notes import Note, Origin
-from downloadd.pipeline.payload import FilePayload
+from downloadd.pipeline.payload import FilePayload, MemoryPayload
 from tests.fakes import Answer
 from tests.folders import file_sizes
 from tests.unit.pipeline.conftest import Bench, make_job
@@ -283,3 +283,57 @@ async def test_more_than_the_cap_is_gone_on_with_beside_a_trickle(
     await run.close()
     await trickling.close()
     assert bench.clean()
+
+
+async def test_what_is_gone_on_with_lets_no_more_than_one_over_the_cap(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the storage hangs: patience lets one file over, not one after the other."""
+    monkeypatch.setattr("downloadd.pipeline.budget._PATIENCE", 0.3)
+    bench = make_bench(serve, disk=CAP)
+    bench.store.before_part = held_up
+    run, task = await fetched(bench, 3, 20 * MIB)
+    await ended(task)
+    await run.close(keep=True)
+    runs = [bench.run(run._job)]
+    tasks = [asyncio.create_task(follow(runs[0]))]
+    async with asyncio.timeout(20):
+        while not runs[0]._upload.tasks:
+            await asyncio.sleep(0.01)
+    runs += [bench.run(make_job(sources(f"random/{15 * MIB}/{n}"))) for n in range(6)]
+    tasks += [asyncio.create_task(follow(it)) for it in runs[1:]]
+    async with Watched(bench.folder) as disk:
+        await asyncio.sleep(2)
+    assert 70 * MIB < disk.most <= 75 * MIB + NOTES, f"{disk.most / MIB:.1f} MiB"
+    for it in tasks:
+        await ended(it)
+    for again in runs:
+        await again.close()
+    assert bench.clean()
+
+
+async def test_nobody_waits_for_small_files_to_be_written(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand take their time when a job is put aside; there is room for others meanwhile."""
+    bench = make_bench(serve, disk=CAP)
+    monkeypatch.setattr(bench.store, "put", lambda *_: asyncio.Event().wait())
+    run, task = await fetched(bench, 3, 1000)
+    await ended(task)
+    write, let_go = MemoryPayload._write_sync, threading.Event()
+
+    def slow(*given: Any) -> None:
+        let_go.wait(20)
+        write(*given)
+
+    monkeypatch.setattr(MemoryPayload, "_write_sync", slow)
+    closing = asyncio.create_task(run.close(keep=True))
+    try:
+        await asyncio.sleep(0.05)
+        with bench.spool.disk.moving():
+            (await asyncio.wait_for(bench.spool.disk.reserve(MIB), 10)).release()
+        assert not closing.done()
+    finally:
+        let_go.set()
+        await closing
+    assert bench.spool.kept_jobs() == [run._job.id]

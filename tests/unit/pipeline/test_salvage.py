@@ -285,6 +285,30 @@ async def test_files_of_stored_parts_go_when_the_job_goes_on(make_bench: MakeBen
 
 
 @pytest.mark.usefixtures("small_parts")
+async def test_what_parts_wait_for_comes_before_what_is_left(make_bench: MakeBench) -> None:
+    """A small file that a kill took along is fetched first, not after one that stalls."""
+    origin = Origin(small=b"small", large=content(1, 3 * MIB), slow=content(2, 2 * MIB))
+    origin.stop_after = {"slow": MIB}
+    bench = make_bench(origin)
+    bench.store.before_part = lambda _: asyncio.Event().wait()
+    run = bench.run(make_job(origin.sources()))
+
+    def laid_out() -> bool:
+        return len(run._packing.payloads) == 2 and "2" in on_disk(bench) and bool(run._upload.tasks)
+
+    job, checkpoint = await run_until(run, laid_out)
+    assert checkpoint
+    next_bench = restarted(bench)
+    next_bench.services = next_bench.services.evolve(per_job=1)
+    next_bench.store.before_part = lambda _: None
+    again = next_bench.run(job, checkpoint)
+    await run_until(again, lambda: len(again._upload.parts) >= 3)
+    assert [url.rpartition("/")[2] for url, *_ in next_bench.reader.asked] == ["small", "slow"]
+    await run.close()
+    await again.close()
+
+
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("validator", ['"1"', '"2"', None])
 async def test_a_file_that_changed_behind_its_stored_part_starts_the_archive_over(
     make_bench: MakeBench, validator: str | None
