@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from aiodns import DNSResolver
 from aiodns.error import DNSError
@@ -52,6 +53,7 @@ MAX_INTERIM = 5
 #: The host that the current task is connecting to. Tasks that aiohappyeyeballs
 #: starts for one connection inherit it.
 _dialled_host: ContextVar[str] = ContextVar("dialled_host", default="")
+_new_only: ContextVar[bool] = ContextVar("new_only", default=False)
 
 
 class DialRefused(PermissionError):
@@ -154,26 +156,56 @@ class GuardedResolver(AbstractResolver):
             await channel.resolver.close()
 
 
+class Leftover(HttpProcessingError):
+    """What came in place of a further answer on a connection, and may be of the one before.
+
+    Whoever asks again does that ``on_a_new_connection``.
+    """
+
+
+@contextmanager
+def on_a_new_connection() -> Iterator[None]:
+    """Take none from the pool for what the current task asks."""
+    token = _new_only.set(True)
+    try:
+        yield
+    finally:
+        _new_only.reset(token)
+
+
 class _Answers(ResponseHandler):
     """The answers on one connection, with few interim ones before each.
 
     aiohttp reads them for as long as they come, and a source may send them
     for ever; each costs some KiB until the garbage is collected.
+
+    What is no answer where a further one is expected is ``Leftover``.
     """
 
     _interim = 0
+    _asked = _answered = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        self._asked += 1
+        super().set_response_params(**params)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         if self.exception() is not None:
             return
         code = data[0].code
         final = code >= HTTPStatus.OK or code == HTTPStatus.SWITCHING_PROTOCOLS
+        self._answered += final
         self._interim = 0 if final else self._interim + 1
         if self._interim <= MAX_INTERIM:
             super().feed_data(data, size)
         else:
             self.close()
             self.set_exception(HttpProcessingError(message="too many interim answers"))
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        if isinstance(exc, HttpProcessingError) and 0 < self._answered < self._asked:
+            exc, exc_cause = Leftover(code=exc.code, message=exc.message), exc
+        super().set_exception(exc, *(() if exc_cause is None else (exc_cause,)))
 
 
 class GuardedConnector(TCPConnector):
@@ -205,9 +237,17 @@ class GuardedConnector(TCPConnector):
         """Take a connection from the pool or make one, knowing for which host."""
         token = _dialled_host.set(req.host)
         try:
-            return await super().connect(req, traces, timeout)
+            while True:
+                connection = await super().connect(req, traces, timeout)
+                # What has come meanwhile would be taken for the answer.
+                if connection.protocol is None or not connection.protocol.should_close:
+                    return connection
+                connection.close()
         finally:
             _dialled_host.reset(token)
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        return None if _new_only.get() else await super()._get(key, traces)
 
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False

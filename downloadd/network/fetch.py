@@ -23,7 +23,7 @@ from downloadd.errors import (
 )
 from downloadd.model import Source
 from downloadd.network import headers as read
-from downloadd.network.dial import GuardedConnector
+from downloadd.network.dial import GuardedConnector, Leftover, on_a_new_connection
 from downloadd.network.faults import (
     READ_FAULTS,
     REQUEST_FAULTS,
@@ -262,12 +262,19 @@ class HttpSource:
     async def _send(self, method: str, url: URL, headers: Mapping[str, str]) -> _Response:
         try:
             async with asyncio.timeout(self._head_timeout):
-                response = await self._session.request(
-                    method, url, headers=headers, allow_redirects=False
-                )
-                return cast("_Response", response)
+                try:
+                    return await self._request(method, url, headers)
+                except aiohttp.ClientResponseError as exc:
+                    if not isinstance(exc.__cause__, Leftover):
+                        raise
+                with on_a_new_connection():
+                    return await self._request(method, url, headers)
         except REQUEST_FAULTS as exc:
             raise translated(exc, _host(url)) from telling_no_url(exc)
+
+    async def _request(self, method: str, url: URL, headers: Mapping[str, str]) -> _Response:
+        response = await self._session.request(method, url, headers=headers, allow_redirects=False)
+        return cast("_Response", response)
 
     def _target(self, url: URL, location: str | None) -> URL:
         """Resolve a ``Location`` (RFC 9110 §10.2.2); credentials in it are dropped.

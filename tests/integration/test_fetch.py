@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import uvloop
@@ -204,6 +204,67 @@ async def test_a_part_unasked_for_is_no_file(reader: SourceReader, origin: Origi
     """206 to a request without a range is a protocol error."""
     async with fixed(b"HTTP/1.1 206 X\r\nContent-Length: 1\r\n\r\nx") as url:
         assert isinstance(await failure(reader, url), SourceProtocolError)
+
+
+class Chatty:
+    """Answers with the path, and says more than it was asked for: on its first connection."""
+
+    def __init__(self, *, when: str, more: bytes) -> None:
+        self._when = when
+        self._more = more
+        self.asked: list[list[str]] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.said = asyncio.Event()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append([])
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                path = head.split()[1]
+                first = len(self.asked) == 1
+                self.asked[-1].append(path.decode())
+                if first and self._when == "asked" and len(self.asked[-1]) == 2:
+                    writer.write(self._more)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path) + path)
+                if first and self._when == "idle":
+                    await asyncio.sleep(0.1)
+                    writer.write(self._more)
+                    await asyncio.sleep(0.1)
+                    self.said.set()
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+
+FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"
+
+
+@pytest.mark.parametrize(
+    ("when", "more"),
+    [("idle", FORGED), ("idle", b"junk"), ("asked", b"junk")],
+    ids=["answer", "junk", "late"],
+)
+async def test_what_nobody_asked_for_is_no_answer(
+    reader: SourceReader, when: str, more: bytes
+) -> None:
+    """Neither what came to an idle connection, nor what is left of the answer before."""
+    async with Chatty(when=when, more=more) as source:
+        assert (await fetch(reader, f"{source.url}/1"))[0] == b"/1"
+        if when == "idle":
+            await source.said.wait()
+        assert (await fetch(reader, f"{source.url}/2"))[0] == b"/2"
+        assert source.asked[-1] == ["/2"]
+        assert len(source.asked) == 2
+        assert (await fetch(reader, f"{source.url}/3"))[0] == b"/3"
+        assert source.asked[-1] == ["/2", "/3"]
 
 
 async def test_connections_are_kept(reader: SourceReader, origin: Origin) -> None:
