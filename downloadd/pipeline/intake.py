@@ -107,7 +107,8 @@ class Intake:
         note, size = found
         # Killed while it changed one for another, that may have left more than there is to be.
         of_use = {note.file(self._path), note_path(self._path)}
-        await self._spool.run(remove_sync, *set(left.paths) - of_use)
+        if spare := set(left.paths) - of_use:
+            await self._spool.run(remove_sync, *spare)
         if note.whole is not None:
             return await self._salvaged_whole(note, note.whole, size)
         await self.room.take(note.origin.size or size + STEP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from typing import Any, Self
 
 import pytest
@@ -225,7 +226,7 @@ class Chatty:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.asked.append([])
-        try:
+        with closing(writer), suppress(asyncio.IncompleteReadError):  # the client has hung up
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split()[1]
                 first = len(self.asked) == 1
@@ -238,10 +239,6 @@ class Chatty:
                     writer.write(self._more)
                     await asyncio.sleep(0.1)
                     self.said.set()
-        except asyncio.IncompleteReadError:
-            pass
-        finally:
-            writer.close()
 
 
 FORGED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged"

@@ -6,21 +6,20 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from downloadd.model import Job, Source
-from downloadd.pipeline import DiskBudget, JobRun, MemoryBudget, Spool
+from downloadd.pipeline import JobRun, Spool
 from downloadd.pipeline.notes import Note, Origin
 from downloadd.pipeline.payload import FilePayload, MemoryPayload
 from tests.fakes import Answer
 from tests.folders import file_sizes
 from tests.unit.pipeline.conftest import Bench, make_job
 from tests.unit.pipeline.test_run import MIB, file_bytes, serve, sources
+from tests.unit.pipeline.test_salvage import follow, restarted
 
 MakeBench = Callable[..., Bench]
 CAP = 64 * MIB
@@ -47,13 +46,6 @@ class Watched:
         while True:
             self.most = max(self.most, sum(file_sizes(self.folder).values()))
             await asyncio.sleep(0.002)
-
-
-async def follow(run: JobRun) -> Job:
-    async with aclosing(run.steps()) as steps:
-        async for step in steps:
-            job = step.job
-    return job
 
 
 async def fetched(bench: Bench, count: int, size: int) -> tuple[JobRun, asyncio.Task[Job]]:
@@ -97,14 +89,6 @@ async def test_a_job_that_is_put_aside_gives_no_room_away_that_it_keeps(
     async with asyncio.timeout(20):
         while not bench.clean():
             await asyncio.sleep(0.01)
-
-
-def restarted(bench: Bench, disk: int) -> Bench:
-    """Another process on the same folder."""
-    spool = Spool(bench.folder, ThreadPoolExecutor(4), DiskBudget(disk), MemoryBudget(32 << 20))
-    fetch = bench.services.fetch.evolve(spool=spool)
-    services = bench.services.evolve(fetch=fetch)
-    return Bench(bench.reader, bench.store, bench.clock, spool, bench.folder, services)
 
 
 async def test_a_job_that_is_put_aside_drives_nobody_out(

@@ -96,10 +96,10 @@ def on_disk(bench: Bench) -> dict[str, int]:
     return sizes
 
 
-def restarted(bench: Bench) -> Bench:
+def restarted(bench: Bench, disk: int = 1 << 30) -> Bench:
     """The same after kill -9: a process that finds what is in the temporary folder."""
     executor = ThreadPoolExecutor(2)
-    spool = Spool(bench.folder, executor, DiskBudget(1 << 30), MemoryBudget(32 << 20))
+    spool = Spool(bench.folder, executor, DiskBudget(disk), MemoryBudget(32 << 20))
     fetch = bench.services.fetch.evolve(spool=spool)
     bench.reader.asked.clear()
     return Bench(
